@@ -1,0 +1,7 @@
+"""Policies by registered name, built from plain data: PufferLib's own, unedited, and yours."""
+
+from pufferlib_kcore.policies.build import build, example_inputs, spec_from
+from pufferlib_kcore.policies.registry import register
+from pufferlib_kcore.policies.spaces import plain_to_space, space_to_plain
+
+__all__ = ["build", "example_inputs", "plain_to_space", "register", "space_to_plain", "spec_from"]

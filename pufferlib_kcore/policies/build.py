@@ -1,0 +1,110 @@
+"""From names, arguments and spaces to a policy, with no environment running."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from gymnasium import Space, spaces
+from torch import Tensor, nn
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.policies import puffer  # noqa: F401  registers PufferLib's policies
+from pufferlib_kcore.policies.registry import check_arguments, find
+from pufferlib_kcore.policies.spaces import plain_to_space, space_to_plain
+
+# What PufferLib's settings files call "Policy" and "Recurrent", by package; other packages as None
+POLICY_OF = {
+    "atari": ("Convolutional", {"hidden_size": 512}),
+    "procgen": ("ProcgenResnet", {}),
+    "classic_control": ("Default", {"hidden_size": 64}),
+    "classic_control_continuous": ("Default", {"hidden_size": 64}),
+    None: ("Default", {"hidden_size": 128}),
+}
+RECURRENT_OF = {None: "LSTMWrapper"}
+
+
+def spec_from(
+    package: str | None,
+    policy_name: str,
+    rnn_name: str | None,
+    policy_args: dict,
+    rnn_args: dict,
+    observation_space: Space,
+    action_space: Space,
+) -> dict:
+    """All that it takes to build a policy, as plain data.
+
+    policy_name: a registered name, or "Policy" for the package's own; rnn_name: the same with
+    "Recurrent", or None for a feed-forward policy. Arguments left out are filled in (framestack, flat_size,
+    the LSTM's widths). Raises UserError for names, arguments and spaces that do not fit.
+    """
+    defaults: dict[str, Any] = {}
+    if policy_name == "Policy":
+        policy_name, defaults = POLICY_OF.get(package, POLICY_OF[None])
+    entry = find(policy_name)
+    check_arguments(policy_name, entry.make, policy_args)
+    policy_args = entry.complete({**defaults, **policy_args}, observation_space, action_space)
+    if rnn_name == "Recurrent":
+        rnn_name = RECURRENT_OF.get(package, RECURRENT_OF[None])
+    if rnn_name is not None:
+        wrapper = find(rnn_name, recurrent=True)
+        check_arguments(rnn_name, wrapper.make, rnn_args)
+        rnn_args = wrapper.complete(rnn_args, policy_name, policy_args)
+    elif rnn_args:
+        raise UserError(f"the arguments {rnn_args} belong to a recurrent policy: set rnn_name = Recurrent")
+    return {
+        "name": policy_name,
+        "rnn": rnn_name,
+        "policy_args": dict(policy_args),
+        "rnn_args": dict(rnn_args),
+        "observation_space": space_to_plain(observation_space),
+        "action_space": space_to_plain(action_space),
+    }
+
+
+def build(spec: dict) -> nn.Module:
+    """The policy that a spec describes, at full size, freshly initialized from torch's generator.
+
+    Recurrent: forward(x, state) -> (logits | list of logits | Normal, value (B, 1), state), with x
+    (B, *obs) or (B, T, *obs) and state None or (h, c), each (layers, B, hidden).
+    Feed-forward: forward(x) -> (logits | list of logits | Normal, value).
+    """
+    env = _stand_in(spec)
+    policy = find(spec["name"]).make(env, **spec["policy_args"])
+    if spec.get("rnn") is None:
+        return policy
+    return find(spec["rnn"], recurrent=True).make(env, policy, **spec["rnn_args"])
+
+
+def example_inputs(spec: dict, batch: int = 3, seed: int = 0) -> tuple:
+    """Arguments of forward for tracing: (x,), or (x, (h, c)) for a recurrent policy.
+
+    x: (batch, *obs) of the space's dtype, drawn within its bounds; h, c: (layers, batch, hidden) float32.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    x = _sample(plain_to_space(spec["observation_space"]), batch, rng)
+    if spec.get("rnn") is None:
+        return (x,)
+    shape = (spec["rnn_args"].get("num_layers", 1), batch, spec["rnn_args"]["hidden_size"])
+    h, c = (torch.tanh(torch.randn(shape, generator=rng)) for _ in range(2))
+    return (x, (h, c))
+
+
+def _stand_in(spec: dict) -> SimpleNamespace:
+    """What a policy's constructor reads of an env: its spaces."""
+    names = {
+        "single_observation_space": plain_to_space(spec["observation_space"]),
+        "single_action_space": plain_to_space(spec["action_space"]),
+    }
+    names |= {"observation_space": names["single_observation_space"], "action_space": names["single_action_space"]}
+    return SimpleNamespace(**names, env=SimpleNamespace(**names))
+
+
+def _sample(space: Space, batch: int, rng: torch.Generator) -> Tensor:
+    if not isinstance(space, spaces.Box):
+        raise UserError(f"cannot draw observations from {space}: expected a Box")
+    x = torch.randn(batch, *space.shape, generator=rng, dtype=torch.float64)
+    low, high = torch.from_numpy(space.low).double(), torch.from_numpy(space.high).double()
+    middle = torch.where(torch.isfinite(low + high), (low + high) / 2, torch.zeros_like(low))
+    spread = torch.where(torch.isfinite(high - low), (high - low) / 4, torch.ones_like(low)).clamp(max=100)
+    return torch.clamp(middle + spread * x, low, high).to(torch.from_numpy(space.low).dtype)
