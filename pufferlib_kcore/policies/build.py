@@ -96,7 +96,10 @@ def _stand_in(spec: dict) -> SimpleNamespace:
         "single_observation_space": plain_to_space(spec["observation_space"]),
         "single_action_space": plain_to_space(spec["action_space"]),
     }
-    names |= {"observation_space": names["single_observation_space"], "action_space": names["single_action_space"]}
+    names |= {
+        "observation_space": names["single_observation_space"],
+        "action_space": names["single_action_space"],
+    }
     return SimpleNamespace(**names, env=SimpleNamespace(**names))
 
 

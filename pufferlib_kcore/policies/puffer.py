@@ -11,7 +11,11 @@ from pufferlib_kcore.policies.registry import register
 with quiet():
     from pufferlib.models import Convolutional, Default, LSTMWrapper, ProcgenResnet
 
-CONVOLUTIONS = ((8, 4), (4, 2), (3, 1))  # kernel and stride of Convolutional's layers, which have 64 channels last
+CONVOLUTIONS = (
+    (8, 4),
+    (4, 2),
+    (3, 1),
+)  # kernel and stride of Convolutional's layers, which have 64 channels last
 
 
 def _convolutional(args: dict, observation: Space, action: Space) -> dict:
@@ -62,7 +66,9 @@ def _lstm(args: dict, policy: str, policy_args: dict) -> dict:
     args = {"num_layers": 1, **args}
     for key in ("input_size", "hidden_size"):
         if width is None and key not in args:
-            raise UserError(f"LSTMWrapper needs {key}: the policy {policy} has no hidden_size to take it from")
+            raise UserError(
+                f"LSTMWrapper needs {key}: the policy {policy} has no hidden_size to take it from"
+            )
         if args.setdefault(key, width) != width and width is not None:
             raise UserError(
                 f"LSTMWrapper's {key} must be the policy's width, {width}, not {args[key]}: "

@@ -1,0 +1,71 @@
+"""Atari games as PufferLib 2.0 prepares them: grayscale, every second pixel, no life-loss ends."""
+
+from functools import cache
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+TWO_PLAYERS = ("combat", "joust", "maze_craze", "warlords")  # ALE exits the process when it loads one alone
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Every game that one player can start, by ALE's rom id, sorted."""
+    import ale_py
+
+    return tuple(sorted(set(ale_py.roms.get_all_rom_ids()) - set(TWO_PLAYERS)))
+
+
+def make(
+    name: str,
+    *,
+    frameskip: int = 4,
+    repeat_action_probability: float = 0.0,
+    framestack: int = 1,
+    full_action_space: bool = False,
+    max_num_frames_per_episode: int | None = None,
+    render_mode: str | None = None,
+) -> gymnasium.Env:
+    """One game.  Observations: (framestack, height / 2, width / 2) uint8, mostly (1, 105, 80).
+
+    frameskip: emulator frames an action is held for; repeat_action_probability: ALE's sticky actions;
+    max_num_frames_per_episode: emulator frames until truncation, None for no limit.
+    """
+    import ale_py
+
+    ale_py.ALEInterface.setLoggerMode(
+        ale_py.LoggerMode.Error
+    )  # before its banner, which comes with the first
+    game = ale_py.AtariEnv(
+        name,
+        obs_type="grayscale",
+        frameskip=frameskip,
+        repeat_action_probability=repeat_action_probability,
+        full_action_space=full_action_space,
+        max_num_frames_per_episode=max_num_frames_per_episode,
+        render_mode=render_mode,
+    )
+    return Screens(game, framestack)
+
+
+class Screens(gymnasium.Wrapper):
+    """The last screens at half size, newest last: (framestack, height / 2, width / 2) uint8."""
+
+    def __init__(self, env: gymnasium.Env, framestack: int = 1):
+        super().__init__(env)
+        height, width = (env.observation_space.shape or ())[:2]
+        self.stack = np.zeros((framestack, (height + 1) // 2, (width + 1) // 2), np.uint8)
+        self.observation_space = spaces.Box(0, 255, self.stack.shape, np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        screen, info = self.env.reset(seed=seed, options=options)
+        self.stack[:] = screen[::2, ::2]
+        return self.stack.copy(), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        screen, reward, terminated, truncated, info = self.env.step(action)
+        self.stack[:-1] = self.stack[1:]
+        self.stack[-1] = screen[::2, ::2]
+        return self.stack.copy(), reward, terminated, truncated, info

@@ -1,0 +1,74 @@
+"""What every env gets: episode statistics, rewards as learned from, clipped actions, float32."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class EpisodeStats(gymnasium.Wrapper):
+    """Infos hold the finished episode's return and length, at its last step, and nothing else.
+
+    episode_return is the sum of the raw rewards, episode_length the number of steps (as the agent counts
+    them, not frames). What the agent learns from is clip(reward * reward_scale, -reward_clip, reward_clip).
+    """
+
+    def __init__(self, env: gymnasium.Env, reward_scale: float = 1.0, reward_clip: float | None = None):
+        super().__init__(env)
+        self.reward_scale, self.reward_clip = float(reward_scale), reward_clip
+        self.episode_return, self.episode_length = 0.0, 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        self.episode_return, self.episode_length = 0.0, 0
+        observation, _ = self.env.reset(seed=seed, options=options)
+        return observation, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        self.episode_return += float(reward)
+        self.episode_length += 1
+        info = {}
+        if terminated or truncated:
+            info = {"episode_return": self.episode_return, "episode_length": self.episode_length}
+        reward = float(reward) * self.reward_scale
+        if self.reward_clip is not None:
+            reward = min(max(reward, -self.reward_clip), self.reward_clip)
+        return observation, reward, terminated, truncated, info
+
+
+class ClipActions(gymnasium.ActionWrapper):
+    """Any real number is an action; the env gets the nearest one that it allows."""
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        assert isinstance(env.action_space, spaces.Box)
+        self.low, self.high = env.action_space.low, env.action_space.high
+        self.action_space = spaces.Box(-np.inf, np.inf, env.action_space.shape, np.float32)
+
+    def action(self, action: np.ndarray) -> np.ndarray:
+        return np.clip(action, self.low, self.high)
+
+
+class Float32Observations(gymnasium.ObservationWrapper):
+    """Observations as float32, whatever the env's precision."""
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        space = env.observation_space
+        assert isinstance(space, spaces.Box)
+        self.observation_space = spaces.Box(
+            space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32
+        )
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return np.asarray(observation, np.float32)
+
+
+def adapt(env: gymnasium.Env, reward_scale: float, reward_clip: float | None) -> gymnasium.Env:
+    """The wrappers that this env's spaces call for."""
+    if isinstance(env.observation_space, spaces.Box) and env.observation_space.dtype == np.float64:
+        env = Float32Observations(env)
+    if isinstance(env.action_space, spaces.Box):
+        env = ClipActions(env)
+    return EpisodeStats(env, reward_scale, reward_clip)
