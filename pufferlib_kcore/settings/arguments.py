@@ -1,0 +1,211 @@
+"""Arguments: the command line of demo.py, its help, and the settings that it asks for."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings.layers import Schema, environments, unknown
+from pufferlib_kcore.settings.resolve import flag, resolve
+from pufferlib_kcore.settings.sections import FREE, SECTIONS, SHORT, Settings
+from pufferlib_kcore.settings.values import describe
+
+MODES = {
+    "train": "train; with --collapse: collapse a trained policy, then train that on (the default)",
+    "eval": "play episodes with a trained policy",
+    "collapse": "write the collapsed policy and its fibers, no training",
+    "fibers": "count the fibers of every checkpoint of a run",
+    "report": "compare a run with its collapsed run, as PNG and HTML",
+    "autotune": "find the workers, envs and threads that suit this machine",
+    "profile": "train for a short while and say where the time goes",
+}
+BACKENDS = ("multiprocessing", "serial", "ray")
+TRACKERS = ("wandb", "tensorboard")
+RENDER_MODES = ("auto", "human", "ansi", "rgb_array", "None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """What the command line asks for."""
+
+    env: str | None  # as config/ lists it; None where only --exp-id or --eval-model-path can say
+    mode: str
+    vec: str
+    exp_id: str | None
+    resume: bool
+    collapse: float | None  # cosine distance; None: no collapse is asked for
+    track: str | None  # "wandb" | "tensorboard"
+    wandb_project: str
+    wandb_group: str | None
+    wandb_entity: str | None
+    eval_model_path: str | None
+    capture_video: bool
+    render_mode: str
+    trust_checkpoint: bool
+    config: str | None
+    overrides: dict[str, str]  # {"train.batch_size": "4096"}: what goes over a resumed run's settings too
+    settings: Settings  # of env; without one, the project's defaults under those overrides that fit
+
+    @property
+    def seed(self) -> int:
+        return self.settings.train.seed
+
+    @property
+    def collapse_epoch(self) -> int:
+        return self.settings.collapse.epoch
+
+
+def load(argv: Sequence[str] | None = None) -> Args:
+    """Read a command line (that of this process by default). --help prints and exits with 0.
+
+    Raises UserError for an unknown option, environment or setting and for a value of the wrong type. Where
+    only --exp-id says the environment, overrides of [env], [policy] and [rnn] are checked by `from_plain`.
+    """
+    overrides, words = _split(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(prog="python demo.py", add_help=False, allow_abbrev=False)
+    _add_options(parser)
+    given, rest = parser.parse_known_args(words)
+    if given.help:
+        _print_help(given.env, given.config)
+        raise SystemExit(0)
+    if rest:
+        names = [*parser.options(), *(flag(*key) for key in Schema(given.env, given.config).keys)]
+        names = [f"--mode {rest[0]}"] if rest[0] in MODES else names
+        raise UserError(unknown(f"argument {rest[0]!r}", rest[0], names) + " --help lists all")
+    for name, short in SHORT.items():
+        text = getattr(given, name)
+        delattr(given, name)
+        if text is not None and name in overrides:
+            raise UserError(f"{short} and {'--' + name} are one setting: give one of them")
+        if text is not None:
+            overrides[name] = text
+    if given.env is None and given.exp_id is None and given.eval_model_path is None:
+        raise UserError(
+            f"nothing to {given.mode}: name an environment, as in python demo.py --mode {given.mode} "
+            "--env beam_rider, or a run with --exp-id; --help lists all options"
+        )
+    fitting = overrides if given.env else {k: v for k, v in overrides.items() if k.split(".")[0] not in FREE}
+    settings = resolve(given.env, fitting, given.config)
+    thresholds = {f"collapse.{key}" for key in ("threshold", *settings.collapse.thresholds())}
+    asked = given.mode == "collapse" or thresholds & overrides.keys()
+    del given.help
+    given.env = settings.base.env_name
+    given.collapse = settings.collapse.threshold if asked else None
+    return Args(**vars(given), overrides=overrides, settings=settings)
+
+
+def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Part a command line into --section.key overrides and the other words; a bare one has no text.
+
+    ["--env", "pong", "--train.gamma=0.9", "--train.compile"]
+    -> {"train.gamma": "0.9", "train.compile": ""}, ["--env", "pong"]
+    """
+    overrides, words, waiting = {}, [], None
+    for word in argv:
+        name, equals, text = word.partition("=")
+        option = re.fullmatch(rf"--({'|'.join(SECTIONS)})\.(.+)", name)
+        if waiting and not word.startswith("--"):
+            overrides[waiting], waiting = word, None
+        elif option:
+            key = f"{option[1]}.{option[2].replace('-', '_')}"
+            overrides[key], waiting = text if equals else "", None if equals else key
+        else:
+            waiting = None
+            words.append(name.replace("_", "-") + equals + text if word.startswith("--") else word)
+    return overrides, words
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+    def options(self) -> list[str]:
+        return [name for action in self._actions for name in action.option_strings]
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("-h", "--help", action="store_true", help="show this; with --env, with that environment's settings")
+    add("--env", "--environment", metavar="NAME", help="environment, such as beam_rider or cartpole")
+    modes = ". ".join(f"{name}: {what}" for name, what in MODES.items())
+    add("--mode", type=_one_of(*MODES, evaluate="eval"), default="train", metavar="MODE", help=modes)
+    backends = f"where environments run: {', '.join(BACKENDS)} (default: {BACKENDS[0]})"
+    vec = _one_of(*BACKENDS)
+    add(
+        "--vec",
+        "--vector",
+        "--vectorization",
+        type=vec,
+        default=BACKENDS[0],
+        metavar="BACKEND",
+        help=backends,
+    )
+    add("--seed", dest="train.seed", metavar="INT", help="short for --train.seed")
+    add("--exp-id", "--exp-name", metavar="RUN", help="a run: its name, or its path below experiments/")
+    add("--resume", action="store_true", help="go on with that run, else with the newest of the env")
+    merge = "merge neurons at most this cosine distance apart, 0 to 2; short for --collapse.threshold"
+    add("--collapse", dest="collapse.threshold", metavar="T", help=merge)
+    epoch = "the checkpoint to collapse, else the nearest to it (default: 50); short for --collapse.epoch"
+    add("--collapse-epoch", dest="collapse.epoch", metavar="N", help=epoch)
+    trackers = f"track with {' or '.join(TRACKERS)} (bare --track: wandb, offline unless a key is set)"
+    add("--track", nargs="?", const="wandb", type=_one_of(*TRACKERS), metavar="TRACKER", help=trackers)
+    project = "W&B project (default: pufferlib_kcore)"
+    add("--wandb-project", metavar="NAME", default="pufferlib_kcore", help=project)
+    add("--wandb-group", metavar="NAME", help="W&B group")
+    add("--wandb-entity", metavar="NAME", help="W&B entity")
+    add("--eval-model-path", metavar="FILE", help="the checkpoint to play with --mode eval")
+    add("--capture-video", action="store_true", help="with --mode eval: write the episodes as video")
+    shown = f"how --mode eval shows an episode: {', '.join(RENDER_MODES)} (default: auto)"
+    add("--render-mode", type=_one_of(*RENDER_MODES), default="auto", metavar="MODE", help=shown)
+    trust = "load a checkpoint that can run code, as published PufferLib models: only if you trust it"
+    add("--trust-checkpoint", action="store_true", help=trust)
+    add("--config", metavar="DIR", help="a folder of INI files over the project's own (default: ./config)")
+
+
+def _one_of(*names: str, **aliases: str) -> Callable[[str], str]:
+    def kind(text: str) -> str:
+        if text in names:
+            return text
+        if text in aliases:
+            return aliases[text]
+        raise argparse.ArgumentTypeError(unknown(f"value {text!r}", text, names))
+
+    return kind
+
+
+def _print_help(env: str | None, config: str | None) -> None:
+    """Every option, every setting of the environment with its default, and every environment's name."""
+    schema = Schema(env, config)
+    names = "\n".join(f"{package}: {' '.join(names)}" for package, names in environments(config).items())
+    about = "" if schema.env is None else f", with the settings of {schema.env}"
+    parser = _Parser(
+        prog="python demo.py",
+        add_help=False,
+        formatter_class=_formatter(),
+        usage="python demo.py --mode MODE --env NAME [--section.key VALUE ...]",
+        description=f"Train, collapse, resume and compare policies{about}.",
+        epilog=f"Environments by package (--env NAME --help shows the settings of one):\n{names}",
+    )
+    _add_options(parser)
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for (section, key), setting in schema.keys.items():
+        if (section, key) == ("base", "env_name") or f"{section}.{key}" in SHORT:
+            continue
+        if section not in groups:
+            groups[section] = parser.add_argument_group(f"[{section}]")
+        said = f"{setting.help} " if setting.help else ""
+        text = f"{said}(default: {setting.text}; {describe(setting.kind)})".replace("%", "%%")
+        name = f"--{section}.{key}".replace("_", "-")
+        groups[section].add_argument(name, metavar="VALUE", help=text)
+    parser.print_help()
+
+
+def _formatter() -> type[argparse.HelpFormatter]:
+    try:
+        from rich_argparse import RawDescriptionRichHelpFormatter
+    except ImportError:
+        return argparse.RawDescriptionHelpFormatter
+    return type("Help", (RawDescriptionRichHelpFormatter,), {"text_markup": False, "help_markup": False})

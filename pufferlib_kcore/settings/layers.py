@@ -1,0 +1,209 @@
+"""Layers: the INI files that a setting's value comes from, the later over the earlier.
+
+For beam_rider: default.ini, atari/default.ini, atari/beam_rider.ini, each first from the project's own
+config folder and then from the user's, so that a user's file says only what it changes.
+"""
+
+import configparser
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path, PurePath
+from typing import Any, get_type_hints
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings.sections import FIXED, FREE, SECTIONS
+from pufferlib_kcore.settings.values import fold, literal, nearest, read
+
+SHIPPED = Path(__file__).resolve().parents[2] / "config"
+DEFAULT = PurePath("default.ini")
+TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One INI file.  values and comments: {(section, key): text}"""
+
+    path: Path
+    values: dict[tuple[str, str], str]
+    comments: dict[tuple[str, str], str]
+
+    @property
+    def names(self) -> list[str]:
+        """The environments that the file is about."""
+        text = self.values.get(("base", "env_name"), "None")
+        return [] if text == "None" else text.split()
+
+
+@dataclass(frozen=True)
+class Key:
+    """One setting: its default's text, its type, and what it means."""
+
+    text: str
+    kind: Any
+    help: str
+
+
+class Schema:
+    """The settings of one environment (None: those that every environment has), from its layers."""
+
+    def __init__(self, env: str | None = None, config: str | Path | None = None):
+        folders = config_folders(config)
+        self.env, paths = (None, []) if env is None else _files_of(env, folders)
+        layers = [read_layer(path) for path in _existing(folders, [DEFAULT])]
+        bare = len(layers)
+        layers += [read_layer(path) for path in paths]
+        if not layers:
+            raise UserError(f"no settings at {SHIPPED / DEFAULT}: install with pip install -e . in a clone")
+        self.keys: dict[tuple[str, str], Key] = {}
+        for number, layer in enumerate(layers):
+            self._put(layer, may_add=number == bare)
+        if self.env is not None:
+            self._set("base", "env_name", self.env)
+
+    def _put(self, layer: Layer, may_add: bool) -> None:
+        """Lay a file over those before it; a package's first file lists its [env], [policy] and [rnn]."""
+        hints = {section: get_type_hints(kind) for section, kind in FIXED.items()}
+        for (section, key), text in layer.values.items():
+            if section == "sweep" or section.startswith("sweep."):  # PufferLib's, which nothing here reads
+                continue
+            if section not in SECTIONS:
+                raise UserError(unknown(f"{layer.path}: section [{section}]", section, SECTIONS))
+            if section in FREE and may_add and (section, key) not in self.keys:
+                self.keys[section, key] = Key(text, *_described(text, layer.comments.get((section, key), "")))
+            elif section in FIXED and key in hints[section]:
+                if (section, key) not in self.keys:
+                    kind, comment = hints[section][key], layer.comments.get((section, key), "")
+                    self.keys[section, key] = Key(text, kind, comment)
+            elif (section, key) not in self.keys:
+                where = f"{layer.path}: key {key!r} in [{section}]"
+                raise UserError(unknown(where, key, self.names(section)))
+            if not text:
+                raise UserError(f"{layer.path}: {key} in [{section}] has no value: give one, or None")
+            self._set(section, key, text)
+            if (section, key) != ("base", "env_name"):
+                self.value(section, key, f"{layer.path}: {key} in [{section}]")
+
+    def _set(self, section: str, key: str, text: str) -> None:
+        old = self.keys[section, key]
+        self.keys[section, key] = Key(text, old.kind, old.help)
+
+    def names(self, section: str) -> list[str]:
+        return [key for owner, key in self.keys if owner == section]
+
+    def value(self, section: str, key: str, where: str, text: str | None = None) -> Any:
+        """The typed value of `text`, or of the setting's default. Raises UserError."""
+        default = self.keys[section, key]
+        example = default.text if text is not None and default.text != "None" else ""
+        value = read(default.text if text is None else text, default.kind, where, example)
+        bounds = FIXED[section].__dataclass_fields__[key].metadata if section in FIXED else {}
+        if bounds and isinstance(value, int | float) and not bounds["low"] <= value <= bounds["high"]:
+            limits = f"from {bounds['low']} to {bounds['high']}" if isfinite(bounds["high"]) else ""
+            limits = limits or f"at least {bounds['low']}"
+            raise UserError(f"{where} = {value}: expected a number {limits}{bounds['hint']}")
+        return value
+
+
+def read_layer(path: Path) -> Layer:
+    """Read one INI file: `key = value  # comment`. Raises UserError where it is not one."""
+    parser = configparser.ConfigParser(
+        interpolation=None, inline_comment_prefixes=("#", ";"), default_section="no such section"
+    )
+    try:
+        text = path.read_text(encoding="utf-8")
+        parser.read_string(text, source=str(path))
+    except (configparser.Error, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"cannot read the settings in {path}: {reason}; expected lines like gamma = 0.99"
+        ) from None
+    values = {
+        (section, key): parser[section][key] for section in parser.sections() for key in parser[section]
+    }
+    return Layer(path, {where: " ".join(value.split()) for where, value in values.items()}, _comments(text))
+
+
+def config_folders(config: str | Path | None = None) -> list[Path]:
+    """The project's config folder, then the user's: `config`, else ./config where there is one."""
+    if config is not None and not Path(config).is_dir():
+        raise UserError(f"--config {config}: expected a folder of INI files such as {SHIPPED}")
+    own = Path(config or "config")
+    return [SHIPPED] + ([own] if own.is_dir() and own.resolve() != SHIPPED else [])
+
+
+def environments(config: str | Path | None = None) -> dict[str, list[str]]:
+    """The names that `--env` takes, by package."""
+    found: dict[str, list[str]] = {}
+    for folder in config_folders(config):
+        for path in _ini_files(folder):
+            layer = read_layer(path)
+            known = found.setdefault(layer.values.get(("base", "package"), "None"), [])
+            known += [name for name in layer.names if name not in known]
+    return {package: names for package, names in found.items() if names}
+
+
+def unknown(what: str, word: str, names: Iterable[str]) -> str:
+    """The sentence about a name that nobody knows, with the nearest that is known."""
+    names = list(names)
+    hint = nearest(word, names)
+    return f"unknown {what}: " + (
+        f"did you mean {hint}?" if hint else f"expected one of {', '.join(names) or 'none'}"
+    )
+
+
+def _described(text: str, comment: str) -> tuple[Any, str]:
+    """The type and meaning of an argument of [env], [policy] or [rnn]: the type of its default, or None.
+
+    Where the default is None, the comment may begin with the type: `reward_clip = None  # float: a bound`
+    """
+    value = literal(text)
+    if value is not None:
+        return type(value) | None, comment
+    named = re.match(r"(int|float|bool|str): (.*)", comment)
+    return (TYPES[named[1]] | None, named[2]) if named else (object, comment)
+
+
+def _files_of(env: str, folders: list[Path]) -> tuple[str, list[Path]]:
+    """The environment's listed name and its files: its folder's default.ini, then those that name it."""
+    listed = {path: read_layer(path).names for folder in folders for path in _ini_files(folder)}
+    names = {name for own in listed.values() for name in own}
+    if env not in names:
+        same = sorted(name for name in names if fold(name) == fold(env))
+        if not same:
+            hint = nearest(re.sub(r"-v\d+$", "", env), names)
+            raise UserError(
+                f"unknown env {env!r}: "
+                + (f"did you mean --env {hint}? " if hint else "")
+                + "--help lists them all"
+            )
+        env = same[0]
+    homes: list[PurePath] = []
+    for folder in folders:
+        paths = [path for path, own in listed.items() if env in own and path.is_relative_to(folder)]
+        special = [path for path in paths if path.name != DEFAULT.name]
+        if len(special) > 1:
+            raise UserError(
+                f"env {env!r} stands in {special[0]} and in {special[1]}: name it in one of them only"
+            )
+        homes += [path.relative_to(folder) for path in special or paths]
+    shared = [home.parent / DEFAULT.name for home in homes if home.parent != PurePath(".")]
+    return env, _existing(folders, dict.fromkeys(shared + homes))
+
+
+def _existing(folders: list[Path], homes: Iterable[PurePath]) -> list[Path]:
+    return [folder / home for home in homes for folder in folders if (folder / home).is_file()]
+
+
+def _ini_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.ini"))
+
+
+def _comments(text: str) -> dict[tuple[str, str], str]:
+    found, section = {}, ""
+    for line in text.splitlines():
+        if header := re.match(r"\[(.+)\]", line):
+            section = header[1]
+        elif said := re.match(r"(\w+)\s*[=:].*?\s[#;]\s*(.*)", line):
+            found[section, said[1].lower()] = said[2].strip()
+    return found

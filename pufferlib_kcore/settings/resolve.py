@@ -1,0 +1,61 @@
+"""Resolve: from INI layers, a stored run and overrides to one Settings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings.layers import Schema, unknown
+from pufferlib_kcore.settings.sections import FIXED, FREE, SECTIONS, SHORT, Settings
+
+
+def resolve(
+    env: str | None = None, overrides: Mapping[str, Any] | None = None, config: str | Path | None = None
+) -> Settings:
+    """The settings of `env` with `overrides` on top: resolve("pong", {"train.batch_size": 4096}).
+
+    Override values are typed values or their text. Raises UserError for an unknown env or setting and for a
+    value of the wrong type.
+    """
+    return _settled(Schema(env, config), overrides or {})
+
+
+def from_plain(
+    plain: Mapping[str, Mapping[str, Any]],
+    overrides: Mapping[str, Any] | None = None,
+    config: str | Path | None = None,
+) -> Settings:
+    """The settings that `Settings.to_plain` gave, with `overrides` on top: how a run is resumed.
+
+    A setting that is newer than the run takes its default; an argument of [env], [policy] or [rnn] that the
+    run did not have stays out.
+    """
+    schema = Schema(plain["base"]["env_name"], config)
+    stored = {f"{section}.{key}": None for section, key in schema.keys if section in FREE}
+    stored |= {f"{section}.{key}": value for section, keys in plain.items() for key, value in keys.items()}
+    return _settled(schema, stored | dict(overrides or {}))
+
+
+def _settled(schema: Schema, overrides: Mapping[str, Any]) -> Settings:
+    texts = {}
+    for name, value in overrides.items():
+        section, _, key = name.partition(".")
+        if (section, key) not in schema.keys:
+            known = [flag(*setting) for setting in schema.keys]
+            raise UserError(unknown(f"setting {name!r}", name, known))
+        texts[section, key] = str(value)
+    values: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    for section, key in schema.keys:
+        values[section][key] = schema.value(section, key, flag(section, key), texts.get((section, key)))
+    for section, kind in FIXED.items():
+        missing = [name for name in kind.__dataclass_fields__ if name not in values[section]]
+        if missing:
+            raise UserError(f"config/default.ini: no {missing[0]} in [{section}]: add it, with its default")
+    fixed = {section: kind(**values[section]) for section, kind in FIXED.items()}
+    free = {section: {k: v for k, v in values[section].items() if v is not None} for section in FREE}
+    return Settings(**fixed, **free)
+
+
+def flag(section: str, key: str) -> str:
+    """A setting as the command line writes it: --train.learning-rate, --seed"""
+    return SHORT.get(f"{section}.{key}", f"--{section}.{key}".replace("_", "-"))

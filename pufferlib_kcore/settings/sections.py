@@ -1,0 +1,128 @@
+"""Sections: which settings there are, of what type and within what bounds.
+
+Their values and their meaning stand in config/default.ini; [env], [policy] and [rnn] are the keyword
+arguments that the INI files of an environment's package list, and nothing here knows them.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pufferlib_kcore.errors import UserError
+
+
+def within(low: float, high: float = math.inf, hint: str = "") -> Any:
+    """A number of at least `low` and at most `high`; `hint` ends the sentence about one that is not."""
+    return field(metadata={"low": low, "high": high, "hint": hint})
+
+
+def distance() -> Any:
+    """A threshold of the coloring."""
+    return within(
+        0, 2, " (a cosine distance), as in python demo.py --mode train --env beam_rider --collapse 0.3"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    package: str | None
+    env_name: str | None
+    policy_name: str
+    rnn_name: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    seed: int = within(0, 2**31 - 1)
+    torch_deterministic: bool
+    cpu_offload: bool
+    device: str
+    precision: Literal["auto", "float32", "bfloat16"]
+    threads: Literal["auto"] | int = within(1)
+    total_timesteps: int = within(1)
+    learning_rate: float = within(0)
+    anneal_lr: bool
+    gamma: float = within(0, 1)
+    gae_lambda: float = within(0, 1)
+    update_epochs: int = within(1)
+    norm_adv: bool
+    clip_coef: float = within(0)
+    clip_vloss: bool
+    vf_coef: float = within(0)
+    vf_clip_coef: float = within(0)
+    max_grad_norm: float = within(0)
+    ent_coef: float = within(0)
+    target_kl: float | None = within(0)
+    num_envs: int = within(1)
+    num_workers: int = within(1)
+    env_batch_size: int | None = within(1)
+    zero_copy: bool
+    data_dir: str
+    checkpoint_interval: int = within(1)
+    keep_state: Literal["auto", "all"]
+    batch_size: int = within(1)
+    minibatch_size: int = within(1)
+    bptt_horizon: int = within(1)
+    compile: bool
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit into each other. An epoch is batch_size / num_envs steps of each
+        environment, cut into sequences of bptt_horizon steps, minibatch_size steps to a minibatch."""
+        sequences = self.num_envs * self.bptt_horizon
+        _fits("minibatch_size", self.minibatch_size, f"bptt_horizon = {self.bptt_horizon}", self.bptt_horizon)
+        _fits(
+            "batch_size",
+            self.batch_size,
+            f"both num_envs x bptt_horizon = {sequences} and minibatch_size = {self.minibatch_size}",
+            math.lcm(sequences, self.minibatch_size),
+        )
+        if self.env_batch_size is not None:
+            _fits("num_envs", self.num_envs, f"env_batch_size = {self.env_batch_size}", self.env_batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collapse:
+    threshold: float = distance()
+    linear: float | None = distance()
+    cnn: float | None = distance()
+    lstm: float | None = distance()
+    critic: float | None = distance()
+    epoch: int = within(0)
+
+    def thresholds(self) -> dict[str, float]:
+        """Each kind's own threshold, else the one: {"linear": 0.3, "cnn": 0.3, "lstm": 0.5, ...}."""
+        kinds = {"linear": self.linear, "cnn": self.cnn, "lstm": self.lstm, "critic": self.critic}
+        return {kind: self.threshold if own is None else own for kind, own in kinds.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of one run.  A None in [env], [policy] or [rnn] leaves the argument out."""
+
+    base: Base
+    train: Train
+    collapse: Collapse
+    env: dict[str, Any]
+    policy: dict[str, Any]
+    rnn: dict[str, Any]
+
+    def to_plain(self) -> dict[str, dict[str, Any]]:
+        """Nested dicts of plain values, for config.json."""
+        return asdict(self)
+
+
+FIXED: dict[str, Any] = {"base": Base, "train": Train, "collapse": Collapse}
+FREE = ("env", "policy", "rnn")
+# What the command line also calls them.
+SHORT = {"train.seed": "--seed", "collapse.threshold": "--collapse", "collapse.epoch": "--collapse-epoch"}
+SECTIONS = ("base", "env", "policy", "rnn", "train", "collapse")
+
+
+def _fits(whole: str, size: int, parts: str, step: int) -> None:
+    if size % step:
+        near = max(step, size - size % step)
+        flag = whole.replace("_", "-")
+        raise UserError(
+            f"{whole} = {size} must be a multiple of {parts}: try --train.{flag} {near} or {near + step}"
+        )
