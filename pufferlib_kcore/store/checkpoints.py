@@ -1,0 +1,150 @@
+"""Checkpoints: plain tensors and plain data, written whole, read without running anything in them."""
+
+import io
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.store import atomic
+
+MODEL, STATE = "pufferlib_kcore", "pufferlib_kcore.state"  # the two formats
+VERSION = 1
+REQUIRED = {  # format: keys without which a checkpoint is of no use
+    MODEL: ("policy", "shapes", "state_dict", "epoch", "agent_steps"),
+    STATE: ("optimizer", "epoch", "agent_steps"),
+}
+CONTENT = {
+    MODEL: "a policy's weights (model_*.pt)",
+    STATE: "an optimizer's state (model_*.state.pt)",
+}
+DAMAGED = "is damaged or cut short; delete it and use another checkpoint of the run"
+TRAIN = "`python demo.py --mode train --env ENV`"
+
+
+def save(path: str | Path, payload: dict[str, Any]) -> Path:
+    """Write a checkpoint atomically.  payload: format, version and at least the keys that REQUIRED names.
+
+    Scalars of numpy become Python's.  Raises TypeError naming the key of what is neither plain data nor a
+    tensor, ValueError where a required key is absent, UserError where the disk refuses.
+    """
+    complaint = _complaint(payload)
+    if complaint:
+        raise ValueError(f"cannot save {path}: the payload {complaint}")
+    buffer = io.BytesIO()
+    torch.save(plain(payload), buffer)
+    return atomic.write(path, buffer.getbuffer())
+
+
+def load(path: str | Path, trust: bool = False, format: str | None = None) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; nothing that the file holds is run or imported.
+
+    format: MODEL or STATE, where only one will do.
+    trust: read a pickled torch.nn.Module as well, such as a published PufferLib 2.0 checkpoint, which CAN
+        run code; it comes back as {"format": "module", "module": ...}.
+    Raises UserError, one sentence with the cure, where the file is missing, damaged, hostile or foreign.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        with warnings.catch_warnings():  # torch's advice on pickle protocols is not for the user
+            warnings.simplefilter("ignore")
+            payload = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if trust:
+            return {"format": "module", "module": _load_module(path)}
+        raise UserError(
+            f"{path} is a pickle that may run code when loaded, expected plain tensors; "
+            f"pass --trust-checkpoint if you know who made it, else use a checkpoint of your own"
+        ) from error
+    except Exception as error:  # torch names damage in many ways: RuntimeError, EOFError, KeyError, ...
+        raise UserError(f"{path} {DAMAGED}") from error
+    complaint = _complaint(payload)
+    if complaint:
+        raise UserError(f"{path} {complaint}; name a model_*.pt file that {TRAIN} wrote")
+    if format not in (None, payload["format"]):
+        held, wanted = CONTENT[payload["format"]], CONTENT[str(format)]
+        raise UserError(f"{path} holds {held}, expected {wanted}; name that file instead")
+    return payload
+
+
+def plain(value: Any, key: str = "") -> Any:
+    """A copy in plain containers, tensors free of autograd.  Raises TypeError naming the key that resists."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach()
+        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        return value if whole else value.clone()  # a view would be saved with all that it is a view of
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    if isinstance(value, dict):
+        for name in value:
+            if type(name) not in (str, int):
+                raise TypeError(f"'{key}' has the key {name!r}: keys of a checkpoint are str or int")
+        return {name: plain(item, f"{key}.{name}" if key else str(name)) for name, item in value.items()}
+    if type(value) in (list, tuple, torch.Size):
+        items = [plain(item, f"{key}[{i}]") for i, item in enumerate(value)]
+        return items if type(value) is list else tuple(items)
+    kind = type(value)
+    if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return plain(value.item(), key)
+    raise TypeError(
+        f"'{key}' is a {kind.__module__}.{kind.__qualname__}: a checkpoint holds tensors and plain data only"
+    )
+
+
+def _check_file(path: Path) -> None:
+    """Raise UserError for what is seen to be no checkpoint before it is unpickled."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, expected a checkpoint file; name a model_*.pt file in it")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except FileNotFoundError as error:
+        raise UserError(f"no checkpoint {path}; check the path, or make one with {TRAIN}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    archive = start == b"PK\x03\x04"
+    if not start:
+        raise UserError(f"{path} is empty; delete it and use another checkpoint of the run")
+    if archive and not _sums_agree(path):
+        raise UserError(f"{path} {DAMAGED}")
+    if not archive and not start.startswith(b"\x80"):  # neither torch's archive nor a bare pickle
+        raise UserError(f"{path} is no checkpoint; name a model_*.pt file that {TRAIN} wrote")
+
+
+def _sums_agree(path: Path) -> bool:
+    """Whether every part of an archive has the checksum it was written with; torch itself does not look."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError):
+        return False
+
+
+def _complaint(payload: Any) -> str | None:
+    """What keeps payload from being a checkpoint of ours, as the end of a sentence; None where nothing."""
+    if not isinstance(payload, dict) or payload.get("format") not in REQUIRED:
+        return "holds no checkpoint of pufferlib_kcore (a policy's name, shapes and weights)"
+    version = payload.get("version")
+    if version != VERSION:
+        return f"has format version {version!r}, which this pufferlib_kcore (version {VERSION}) cannot read"
+    missing = [key for key in REQUIRED[payload["format"]] if key not in payload]
+    return f"lacks {', '.join(missing)}" if missing else None
+
+
+def _load_module(path: Path) -> torch.nn.Module:
+    """The pickled module in path; this can run code."""
+    try:
+        module = torch.load(path, map_location="cpu", weights_only=False)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{path} needs code that is not here ({error}); install its package") from error
+    except Exception as error:
+        raise UserError(f"{path} {DAMAGED}") from error
+    if not isinstance(module, torch.nn.Module):
+        kind = type(module).__name__
+        raise UserError(f"{path} holds a {kind}, expected a torch.nn.Module; save the policy itself")
+    return module
