@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -179,7 +180,8 @@ def _one_of(*names: str, **aliases: str) -> Callable[[str], str]:
 def _print_help(env: str | None, config: str | None) -> None:
     """Every option, every setting of the environment with its default, and every environment's name."""
     schema = Schema(env, config)
-    names = "\n".join(f"{package}: {' '.join(names)}" for package, names in environments(config).items())
+    listed = [f"{package}: {' '.join(sorted(names))}" for package, names in environments(config).items()]
+    names = "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in listed)
     about = "" if schema.env is None else f", with the settings of {schema.env}"
     parser = _Parser(
         prog="python demo.py",
@@ -190,16 +192,15 @@ def _print_help(env: str | None, config: str | None) -> None:
         epilog=f"Environments by package (--env NAME --help shows the settings of one):\n{names}",
     )
     _add_options(parser)
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for (section, key), setting in schema.keys.items():
-        if (section, key) == ("base", "env_name") or f"{section}.{key}" in SHORT:
-            continue
-        if section not in groups:
-            groups[section] = parser.add_argument_group(f"[{section}]")
-        said = f"{setting.help} " if setting.help else ""
-        text = f"{said}(default: {setting.text}; {describe(setting.kind)})".replace("%", "%%")
-        name = f"--{section}.{key}".replace("_", "-")
-        groups[section].add_argument(name, metavar="VALUE", help=text)
+    for section in SECTIONS:
+        group = parser.add_argument_group(f"[{section}]")
+        for key in schema.names(section):
+            if key == "env_name" or f"{section}.{key}" in SHORT:
+                continue
+            setting = schema.keys[section, key]
+            said = f"{setting.help} " if setting.help else ""
+            text = f"{said}(default: {setting.text}; {describe(setting.kind)})".replace("%", "%%")
+            group.add_argument(f"--{section}.{key}".replace("_", "-"), metavar="VALUE", help=text)
     parser.print_help()
 
 
@@ -208,4 +209,5 @@ def _formatter() -> type[argparse.HelpFormatter]:
         from rich_argparse import RawDescriptionRichHelpFormatter
     except ImportError:
         return argparse.RawDescriptionHelpFormatter
-    return type("Help", (RawDescriptionRichHelpFormatter,), {"text_markup": False, "help_markup": False})
+    plain = {"text_markup": False, "help_markup": False, "group_name_formatter": staticmethod(str)}
+    return type("Help", (RawDescriptionRichHelpFormatter,), plain)
