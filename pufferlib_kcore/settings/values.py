@@ -61,7 +61,9 @@ def fold(name: str) -> str:
 
 
 def _options(kind: Any) -> tuple:
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    """The types of an annotation, None first: any text would do for a str."""
+    options = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return tuple(sorted(options, key=lambda option: option is not types.NoneType))
 
 
 def _unquoted(text: str) -> str:
