@@ -39,7 +39,7 @@ def names() -> dict[str, tuple[str, ...]]:
 
 
 def find(env_name: str, package: str | None = None) -> tuple[str, str]:
-    """(package, name) of an env, from its name or Gymnasium's id.  Raises UserError with the nearest names."""
+    """(package, name) of an env, by name or Gymnasium's id.  Raises UserError with the nearest names."""
     known = names()
     if package is not None and package not in known:
         near = difflib.get_close_matches(package, known, n=1) or list(known)

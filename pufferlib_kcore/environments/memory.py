@@ -45,7 +45,7 @@ class MemoryCue(gymnasium.Env):
     def render(self) -> np.ndarray:
         """The observation as a row of black and white squares.  -> (32, 32 * (n_cues + 1), 3) uint8"""
         row = np.kron(self._observe(), np.ones((32, 32)))
-        return np.repeat(np.uint8(255 * row)[:, :, None], 3, axis=2)
+        return np.repeat((255 * row).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
 def make(name: str, *, n_cues: int = 4, delay: int = 8, render_mode: str | None = None) -> gymnasium.Env:

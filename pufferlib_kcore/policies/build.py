@@ -20,7 +20,6 @@ POLICY_OF = {
     "classic_control_continuous": ("Default", {"hidden_size": 64}),
     None: ("Default", {"hidden_size": 128}),
 }
-RECURRENT_OF = {None: "LSTMWrapper"}
 
 
 def spec_from(
@@ -45,7 +44,7 @@ def spec_from(
     check_arguments(policy_name, entry.make, policy_args)
     policy_args = entry.complete({**defaults, **policy_args}, observation_space, action_space)
     if rnn_name == "Recurrent":
-        rnn_name = RECURRENT_OF.get(package, RECURRENT_OF[None])
+        rnn_name = "LSTMWrapper"
     if rnn_name is not None:
         wrapper = find(rnn_name, recurrent=True)
         check_arguments(rnn_name, wrapper.make, rnn_args)

@@ -1,0 +1,92 @@
+"""How env workers and torch share the cores that this process may use."""
+
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Plan(NamedTuple):
+    """What share_cores chose."""
+
+    workers: int  # env worker processes
+    env_batch_size: int  # envs in a group
+    torch_threads: int
+    text: str  # the choice, as a sentence
+
+
+def available_cores() -> int:
+    """Cores by affinity mask, or fewer where a cgroup's quota allows less CPU time."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _quota()))
+
+
+def share_cores(
+    requested_workers: int | None, num_envs: int, env_batch_size: int | None = None, cores: int | None = None
+) -> Plan:
+    """Workers, groups and torch threads for num_envs envs.
+
+    Workers share the envs evenly and groups share the workers evenly; of what fits, the plan keeps most
+    cores busy, has groups of nearly the size asked for (by default two groups where there are two cores:
+    one steps while the policy computes the other's actions), and no more workers than that takes. Workers
+    sleep when they wait, so that torch gets a thread a core. requested_workers: at most so many, or None.
+    """
+    cores = available_cores() if cores is None else cores
+    limit = max(1, min(requested_workers or num_envs, num_envs))
+    wanted = num_envs / env_batch_size if env_batch_size else min(2, cores)
+    wanted = min(wanted, max(2, cores))
+
+    def cost(plan: tuple[int, int]) -> tuple:
+        workers, groups = plan
+        return (-min(workers, cores), abs(groups - wanted), workers, groups)
+
+    workers, groups = min(((w, g) for w in _divisors(num_envs) if w <= limit for g in _divisors(w)), key=cost)
+    size = num_envs // groups
+    text = (
+        f"{cores} cores: {num_envs} envs in {workers} worker{'s' * (workers > 1)}, "
+        f"{groups} group{'s' * (groups > 1)} of {size}, {cores} torch thread{'s' * (cores > 1)}"
+    )
+    changed = []
+    if requested_workers and requested_workers != workers:
+        changed.append(f"{requested_workers} workers")
+    if env_batch_size and env_batch_size != size:
+        changed.append(f"groups of {env_batch_size}")
+    if changed:
+        text += f" (asked for: {', '.join(changed)})"
+    return Plan(workers, size, cores, text)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> float:
+    """CPU seconds a second that the cgroups of this process allow; infinity where there is no limit."""
+    allowed = math.inf
+    try:
+        groups = [line.split(":", 2) for line in proc.read_text().splitlines()]
+    except OSError:
+        return allowed
+    for _, controllers, path in groups:
+        version2 = not controllers
+        if not version2 and "cpu" not in controllers.split(","):
+            continue
+        base = root if version2 else root / "cpu"
+        folder = base / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            try:
+                if version2:
+                    quota, period = (place / "cpu.max").read_text().split()
+                else:
+                    quota = (place / "cpu.cfs_quota_us").read_text()
+                    period = (place / "cpu.cfs_period_us").read_text()
+                if quota != "max" and float(quota) > 0:
+                    allowed = min(allowed, float(quota) / float(period))
+            except (OSError, ValueError):
+                pass
+            if place == base:
+                break
+    return allowed

@@ -1,0 +1,174 @@
+"""PufferLib's multiprocessing backend with workers that sleep, in groups visited in a fixed order."""
+
+import contextlib
+import functools
+import multiprocessing
+import multiprocessing.util
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+from unittest import mock
+
+import numpy as np
+
+from pufferlib_kcore.environments.quiet import quiet
+from pufferlib_kcore.environments.vector import Batch, Turns, WorkerDied, as_actions
+from pufferlib_kcore.environments.worker import ERROR, Desk, Wire, work
+
+with quiet():
+    import pufferlib.vector
+    from pufferlib.vector import CLOSE, RESET, STEP
+
+PATIENCE = 2.0  # seconds that workers get to close their envs before they are killed
+
+
+class Multiprocessing(pufferlib.vector.Multiprocessing):
+    """Envs in forked workers, over PufferLib's shared memory. Group g is the workers of its envs."""
+
+    num_envs = 0  # in place of PufferLib's property, which counts one batch
+
+    def __init__(self, creators: list[Callable], num_workers: int, env_batch_size: int, seed: int):
+        self.num_envs, self.seed = len(creators), seed
+        self.wires = [Wire() for _ in range(num_workers)]
+        self.processes: list = []
+        try:
+            with _sleeping_workers(self.wires):
+                super().__init__(
+                    creators,
+                    [[]] * self.num_envs,
+                    [{}] * self.num_envs,
+                    self.num_envs,
+                    num_workers=num_workers,
+                    batch_size=env_batch_size,
+                    overwork=True,
+                )
+        except BaseException:
+            _stop(self.wires, self.processes)
+            raise
+        for wire in self.wires:
+            wire.keep("main")
+        self.groups = list(np.arange(self.num_envs).reshape(-1, env_batch_size))
+        self.turns = Turns(len(self.groups))
+        # Also runs when this object is collected, and before multiprocessing joins its children at exit
+        self._stop = multiprocessing.util.Finalize(
+            self, _stop, args=(self.wires, self.processes), exitpriority=10
+        )
+
+    def reset(self, seed: int | None = None) -> None:
+        """Start a new episode in every env, without waiting. Steps under way are waited for and dropped."""
+        for group, turn in enumerate(self.turns.next):
+            if turn == "recv":
+                self._answers(group)
+        self.async_reset(self.seed if seed is None else int(seed))
+        for worker in range(self.num_workers):
+            self.wires[worker].wake(RESET)
+        self.turns.start()
+
+    def recv(self, group: int) -> Batch:
+        """Wait for the group's workers.  Raises WorkerDied with the worker's traceback or last words."""
+        self.turns.take(group, "recv", then="send")
+        infos = self._answers(group)
+        workers = self._workers(group)
+        ids = self.groups[group]
+        return Batch(
+            self.buf.observations[workers].reshape(self.obs_batch_shape),
+            self.buf.rewards[workers].reshape(len(ids)),
+            self.buf.terminals[workers].reshape(len(ids)),
+            self.buf.truncations[workers].reshape(len(ids)),
+            infos,
+            ids,
+        )
+
+    def send(self, group: int, actions: np.ndarray) -> None:
+        """Start the group's next step.  actions: (B, *action)"""
+        actions = as_actions(actions, len(self.groups[group]), self.single_action_space)
+        self.turns.take(group, "send", then="recv")
+        workers = self._workers(group)
+        self.actions[workers] = actions.reshape(self.atn_batch_shape)
+        for worker in range(workers.start, workers.stop):
+            self.wires[worker].wake(STEP)
+
+    def close(self) -> None:
+        """End the workers. May be called again."""
+        self.turns.close()
+        self._stop()
+
+    def _workers(self, group: int) -> slice:
+        return slice(group * self.workers_per_batch, (group + 1) * self.workers_per_batch)
+
+    def _answers(self, group: int) -> list[dict]:
+        """Wait for each worker of the group; the infos of episodes that ended."""
+        infos: list[dict] = []
+        workers = self._workers(group)
+        for worker in range(workers.start, workers.stop):
+            try:
+                code, message = self.wires[worker].hear()
+            except EOFError:
+                self._give_up(worker, _fate(self.processes[worker]))
+            if code == ERROR:
+                self._give_up(worker, f"failed:\n{message}")
+            infos.extend(message or ())
+        return infos
+
+    def _give_up(self, worker: int, fate: str) -> NoReturn:
+        """Stop all workers and say what became of this one."""
+        first = worker * self.envs_per_worker
+        words = _tail(self.wires[worker])
+        self.close()
+        raise WorkerDied(
+            f"env worker {worker} (envs {first} to {first + self.envs_per_worker - 1}) {fate}"
+            + (f"\nits last output:\n{words}" if words else "")
+        )
+
+
+@contextlib.contextmanager
+def _sleeping_workers(wires: list[Wire]) -> Iterator[None]:
+    """Within it, PufferLib's constructor forks our workers, whatever the global start method is."""
+    forked = multiprocessing.get_context("fork").Process
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    try:
+        with (
+            mock.patch.object(pufferlib.vector, "_worker_process", functools.partial(work, Desk(wires))),
+            mock.patch.object(multiprocessing, "Process", forked),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings(
+                "ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning
+            )
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _stop(wires: list[Wire], processes: list) -> None:
+    """Tell the workers to close, wait a little, kill those that did not, and free their pipes."""
+    for wire in wires:
+        wire.wake(CLOSE)
+    end = time.monotonic() + PATIENCE
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
+    for wire in wires:
+        wire.close()
+
+
+def _fate(process: Any) -> str:
+    """How a process that is gone ended."""
+    process.join(PATIENCE)
+    code = process.exitcode
+    if code is None:
+        return "vanished"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+
+
+def _tail(wire: Wire, size: int = 4000) -> str:
+    """The last characters that the worker printed."""
+    length = os.fstat(wire.output.fileno()).st_size
+    text = os.pread(wire.output.fileno(), size, max(0, length - size))
+    return text.decode(errors="replace").strip()
