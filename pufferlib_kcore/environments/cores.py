@@ -35,7 +35,7 @@ def share_cores(
     sleep when they wait, so that torch gets a thread a core. requested_workers: at most so many, or None.
     """
     cores = available_cores() if cores is None else cores
-    limit = max(1, min(requested_workers or num_envs, num_envs))
+    limit = max(1, min(requested_workers or num_envs, num_envs, 4 * cores))
     wanted = num_envs / env_batch_size if env_batch_size else min(2, cores)
     wanted = min(wanted, max(2, cores))
 
