@@ -21,7 +21,8 @@ def available_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return max(1, min(cores, _quota()))
+    quota = _quota()
+    return cores if quota >= cores else max(1, math.ceil(quota))
 
 
 def share_cores(
