@@ -43,6 +43,7 @@ class Args:
     wandb_group: str | None
     wandb_entity: str | None
     eval_model_path: str | None
+    episodes: int | None  # None: as many as there are environments
     capture_video: bool
     render_mode: str
     trust_checkpoint: bool
@@ -158,6 +159,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--wandb-group", metavar="NAME", help="W&B group")
     add("--wandb-entity", metavar="NAME", help="W&B entity")
     add("--eval-model-path", metavar="FILE", help="the checkpoint to play with --mode eval")
+    add(
+        "--episodes", type=_whole, metavar="N", help="how many episodes --mode eval plays (default: num_envs)"
+    )
     add("--capture-video", action="store_true", help="with --mode eval: write the episodes as video")
     shown = f"how --mode eval shows an episode: {', '.join(RENDER_MODES)} (default: auto)"
     add("--render-mode", type=_one_of(*RENDER_MODES), default="auto", metavar="MODE", help=shown)
@@ -175,6 +179,12 @@ def _one_of(*names: str, **aliases: str) -> Callable[[str], str]:
         raise argparse.ArgumentTypeError(unknown(f"value {text!r}", text, names))
 
     return kind
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
+    return int(text)
 
 
 def _print_help(env: str | None, config: str | None) -> None:

@@ -1,7 +1,8 @@
 """Layers: the INI files that a setting's value comes from, the later over the earlier.
 
 For beam_rider: default.ini, atari/default.ini, atari/beam_rider.ini, each first from the project's own
-config folder and then from the user's, so that a user's file says only what it changes.
+config folder and then from the user's, so that a user's file says only what it changes; last,
+local/beam_rider.ini, where --mode autotune keeps what suits this machine.
 """
 
 import configparser
@@ -132,6 +133,11 @@ def config_folders(config: str | Path | None = None) -> list[Path]:
     return [SHIPPED] + ([own] if own.is_dir() and own.resolve() != SHIPPED else [])
 
 
+def local_file(env: str, config: str | Path | None = None) -> Path:
+    """Where to keep settings of `env` that are for this machine alone: the last layer of all."""
+    return config_folders(config)[-1] / "local" / f"{env}.ini"
+
+
 def environments(config: str | Path | None = None) -> dict[str, list[str]]:
     """The names that `--env` takes, by package."""
     found: dict[str, list[str]] = {}
@@ -188,7 +194,7 @@ def _files_of(env: str, folders: list[Path]) -> tuple[str, list[Path]]:
             )
         homes += [path.relative_to(folder) for path in special or paths]
     shared = [home.parent / DEFAULT.name for home in homes if home.parent != PurePath(".")]
-    return env, _existing(folders, dict.fromkeys(shared + homes))
+    return env, _existing(folders, dict.fromkeys([*shared, *homes, PurePath("local", f"{env}.ini")]))
 
 
 def _existing(folders: list[Path], homes: Iterable[PurePath]) -> list[Path]:

@@ -1,0 +1,29 @@
+# Each target sets up what it needs: Python 3.10 to 3.12 with venv and pip, and this file, are enough.
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+
+.PHONY: demo test test-slow lint setup clean
+
+demo: setup  ## train, collapse, resume and compare on BeamRider, in minutes
+	@bash tools/demo.sh
+
+test: setup  ## the fast tests
+	@$(PYTHON) -m pytest
+
+test-slow: setup  ## the tests that take minutes
+	@$(PYTHON) -m pytest -m slow
+
+lint: setup
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml setup.py tools/setup.sh
+	@bash tools/setup.sh
+	@touch $@
+
+clean:  ## what was set up and what tools left; runs in experiments/ stay
+	rm -rf .venv .uv uv.lock build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,33 @@
+"""What pufferlib_kcore needs, in ranges that plain pip can meet beside PufferLib's own stale pins.
+
+Under plain pip on Python 3.11 these pins win: numpy 1.23.3, gymnasium 0.29.1, opencv-python 3.4.17.63,
+psutil 5.9.5. uv lifts them as pyproject.toml says.
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=find_packages(include=["pufferlib_kcore", "pufferlib_kcore.*"]),
+    package_data={"pufferlib_kcore": ["py.typed"]},
+    install_requires=[
+        "torch>=2.5,<=2.13.0",
+        "pufferlib==2.0.2",
+        "numpy>=1.23.3,<2",
+        "gymnasium>=0.29.1",
+        "ale-py>=0.10",
+        "scipy>=1.9",
+        "scikit-learn>=1.2",
+        "matplotlib>=3.7",
+        "rich>=13",
+        "rich-argparse>=1.4",
+        "psutil>=5.9.5",
+        "tensorboard>=2.11",
+    ],
+    extras_require={
+        "mujoco": ["gymnasium>=1.0", "mujoco>=3.1"],
+        "video": ["imageio", "imageio-ffmpeg", "pygame"],
+        "wandb": ["wandb"],
+        "ray": ["ray"],
+        "notebook": ["notebook", "ipykernel"],
+    },
+)

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Set up .venv with uv, from whatever Python 3 with venv and pip is there.
+# Where pip knows of locally kept wheels (find-links), uv uses them too; else, without an NVIDIA GPU,
+# torch is PyTorch's CPU build.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+unset VIRTUAL_ENV
+
+find_uv() {
+    uv --version >/dev/null 2>&1 && { echo uv; return; }
+    if ! .uv/bin/uv --version >/dev/null 2>&1; then
+        python3 -m venv .uv
+        .uv/bin/python -m pip install --quiet uv
+    fi
+    echo .uv/bin/uv
+}
+
+find_links() {
+    local own="${PIP_FIND_LINKS:-$(python3 -m pip config get global.find-links 2>/dev/null || true)}"
+    if [ -n "$own" ]; then
+        echo $own | tr ' ' ','
+    elif [ ! -e /proc/driver/nvidia/version ] && ! nvidia-smi >/dev/null 2>&1; then
+        echo https://download.pytorch.org/whl/cpu/torch/
+    fi
+}
+
+export UV_FIND_LINKS="${UV_FIND_LINKS:-$(find_links)}"
+[ -n "$UV_FIND_LINKS" ] || unset UV_FIND_LINKS
+"$(find_uv)" sync --quiet
