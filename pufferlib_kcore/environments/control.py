@@ -36,6 +36,9 @@ def make(name: str, *, max_episode_steps: int | None = None, render_mode: str | 
     """One task.  max_episode_steps: steps until truncation, None for Gymnasium's own limit."""
     if name in MUJOCO:
         _need("mujoco", f"{IDS[name]} needs MuJoCo", "mujoco")
+        import mujoco
+
+        mujoco.set_mju_user_warning(lambda text: None)  # else printed, and logged to the working folder
     elif render_mode is not None:
         _need("pygame", f"pictures of {IDS[name]} need pygame", "classic-control")
         os.environ.setdefault(
@@ -43,7 +46,12 @@ def make(name: str, *, max_episode_steps: int | None = None, render_mode: str | 
         )  # pygame looks for a screen, and complains, otherwise
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
-    return gymnasium.make(IDS[name], render_mode=render_mode, disable_env_checker=True, **limit)
+    try:
+        return gymnasium.make(IDS[name], render_mode=render_mode, disable_env_checker=True, **limit)
+    except gymnasium.error.UnregisteredEnv:
+        raise UserError(
+            f"{IDS[name]} is not in Gymnasium {gymnasium.__version__}: install Gymnasium 1.0 or later"
+        ) from None
 
 
 def _need(module: str, what: str, extra: str) -> None:
