@@ -51,7 +51,10 @@ class Schema:
 
     def __init__(self, env: str | None = None, config: str | Path | None = None):
         folders = config_folders(config)
-        self.env, paths = (None, []) if env is None else _files_of(env, folders)
+        self.env: str | None = None
+        paths: list[Path] = []
+        if env is not None:
+            self.env, paths = _files_of(env, folders)
         layers = [read_layer(path) for path in _existing(folders, [DEFAULT])]
         bare = len(layers)
         layers += [read_layer(path) for path in paths]

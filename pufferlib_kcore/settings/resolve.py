@@ -51,8 +51,11 @@ def _settled(schema: Schema, overrides: Mapping[str, Any]) -> Settings:
         missing = [name for name in kind.__dataclass_fields__ if name not in values[section]]
         if missing:
             raise UserError(f"config/default.ini: no {missing[0]} in [{section}]: add it, with its default")
-    fixed = {section: kind(**values[section]) for section, kind in FIXED.items()}
-    free = {section: {k: v for k, v in values[section].items() if v is not None} for section in FREE}
+    fixed: dict[str, Any] = {section: kind(**values[section]) for section, kind in FIXED.items()}
+    free: dict[str, Any] = {
+        section: {key: value for key, value in values[section].items() if value is not None}
+        for section in FREE
+    }
     return Settings(**fixed, **free)
 
 

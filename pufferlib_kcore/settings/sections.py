@@ -77,8 +77,12 @@ class Train:
             f"both num_envs x bptt_horizon = {sequences} and minibatch_size = {self.minibatch_size}",
             math.lcm(sequences, self.minibatch_size),
         )
-        if self.env_batch_size is not None:
-            _fits("num_envs", self.num_envs, f"env_batch_size = {self.env_batch_size}", self.env_batch_size)
+        if self.env_batch_size is not None and self.num_envs % self.env_batch_size:
+            near = max(n for n in range(1, self.env_batch_size) if self.num_envs % n == 0)
+            raise UserError(
+                f"env_batch_size = {self.env_batch_size} must divide num_envs = {self.num_envs}: "
+                f"try --train.env-batch-size {near}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,113 @@
+"""Imports point down, PufferLib stays in three rooms, and what needs no PufferLib does not load it."""
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "pufferlib_kcore"
+# What each room may import of the others; errors and settings, every room.
+BELOW = {
+    "errors": set(),
+    "settings": set(),
+    "fibration": set(),
+    "graph": {"fibration"},
+    "store": {"graph", "fibration"},
+    "environments": {"store", "graph", "fibration"},
+    "policies": {"store", "graph", "fibration", "environments"},
+    "training": {"store", "graph", "fibration", "environments", "policies"},
+    "analysis": {"store", "graph", "fibration"},
+}
+BELOW["cli"] = set(BELOW)
+BELOW["__init__"] = set(BELOW) - {"cli"}
+MAY_USE_PUFFERLIB = {"environments", "policies", "training"}
+STANDARD_ONLY = {"errors", "settings"}
+
+
+def imported(source: str, package: str) -> set[str]:
+    """The absolute names of modules that a module of `package` imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            found |= {f"{base}.{alias.name}" for alias in node.names}
+    return found
+
+
+def complaints(room: str, source: str, package: str) -> list[str]:
+    """What a module of a room imports and must not."""
+    bad = []
+    for name in sorted(imported(source, package)):
+        first, _, rest = name.partition(".")
+        other = rest.partition(".")[0]
+        if first == PACKAGE and other in BELOW and other != room:
+            if other not in BELOW[room] | {"errors", "settings"} or room == "errors":
+                bad.append(f"{room} imports {other}")
+        elif first == "pufferlib" and room not in MAY_USE_PUFFERLIB:
+            bad.append(f"{room} imports {name}")
+        elif room in STANDARD_ONLY and first != PACKAGE:
+            if first not in sys.stdlib_module_names and first != "rich_argparse":
+                bad.append(f"{room} imports {name}")
+    return bad
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / PACKAGE).parts[0].removesuffix(".py")
+
+
+MODULES = sorted((ROOT / PACKAGE).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT / PACKAGE)))
+def test_imports_point_down(path):
+    package = ".".join(path.parent.relative_to(ROOT).parts)
+    assert room_of(path) in BELOW, f"{path} stands in no room: give it one, and say what it may import"
+    assert complaints(room_of(path), path.read_text(), package) == []
+
+
+@pytest.mark.parametrize(
+    "room, line",
+    [
+        ("fibration", "from pufferlib_kcore.graph import collapse"),
+        ("fibration", "import pufferlib_kcore.store.runs"),
+        ("graph", "from pufferlib_kcore import store"),
+        ("graph", "from .. import training"),
+        ("store", "def f():\n    from pufferlib_kcore.training import ppo"),
+        ("store", "import pufferlib.models"),
+        ("analysis", "from pufferlib_kcore.training import ppo"),
+        ("training", "import pufferlib_kcore.analysis.curves"),
+        ("analysis", "from pufferlib import models"),
+        ("cli", "import pufferlib.vector"),
+        ("settings", "import numpy"),
+        ("errors", "from pufferlib_kcore import settings"),
+        ("policies", "from pufferlib_kcore.cli import main"),
+    ],
+)
+def test_an_upward_import_is_seen(room, line):
+    assert len(complaints(room, line, f"{PACKAGE}.{room}")) == 1
+
+
+@pytest.mark.parametrize(
+    "room, line", [("graph", "import pufferlib_kcore.fibration"), ("training", "import pufferlib")]
+)
+def test_a_downward_import_is_let_pass(room, line):
+    assert complaints(room, line, f"{PACKAGE}.{room}") == []
+
+
+@pytest.mark.parametrize("name", ["", ".fibration", ".graph", ".store", ".analysis", ".settings"])
+def test_importing_it_loads_no_pufferlib(name):
+    code = f"import sys, {PACKAGE}{name}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {module.partition(".")[0] for module in done.stdout.split()}
+    assert PACKAGE in loaded
+    assert not loaded & {"pufferlib", "gym", "gymnasium", "ale_py"}
+    if name in ("", ".fibration", ".graph", ".settings"):
+        assert "matplotlib" not in loaded
+    if name == ".settings":
+        assert not loaded & {"torch", "numpy"}

@@ -1,0 +1,499 @@
+"""Settings: layers in order, typed values, and one sentence for each mistake."""
+
+import json
+import re
+import shutil
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+
+import pytest
+
+from pufferlib_kcore import settings
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings import layers, values
+from pufferlib_kcore.settings.sections import FIXED, FREE
+
+
+@pytest.fixture(autouse=True)
+def shipped(tmp_path, monkeypatch):
+    """The config folder as committed, without this machine's own; the current folder has none."""
+    copy = tmp_path / "shipped"
+    shutil.copytree(layers.SHIPPED, copy, ignore=shutil.ignore_patterns("local"))
+    monkeypatch.setattr(layers, "SHIPPED", copy)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return copy
+
+
+def load(line):
+    return settings.load(line.split())
+
+
+def refusal(line):
+    with pytest.raises(UserError) as error:
+        load(line)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+# What ships
+
+
+def test_every_shipped_environment_resolves():
+    listed = settings.environments()
+    assert set(listed) == {"atari", "classic_control", "classic_control_continuous", "memory", "mujoco"}
+    for package, names in listed.items():
+        for name in names:
+            found = settings.resolve(name)
+            assert (found.base.package, found.base.env_name) == (package, name)
+
+
+def test_the_listed_names_are_those_that_can_be_made():
+    from pufferlib_kcore import environments
+
+    for package, names in environments.names().items():
+        listed = settings.environments()[package]
+        assert set(names) <= set(listed)
+        for name in listed:
+            environments.make_creator(name, package)  # Gymnasium's ids among them
+
+
+def test_the_listed_arguments_are_those_that_environments_and_policies_take():
+    from pufferlib_kcore import environments
+
+    for package, names in settings.environments().items():
+        keys = layers.Schema(names[0]).names("env")
+        environments.make_creator(names[0], package, **{key: None for key in keys})
+
+
+def test_every_shipped_setting_says_what_it_means():
+    for env in [None, *(names[0] for names in settings.environments().values())]:
+        for (section, key), setting in layers.Schema(env).keys.items():
+            assert setting.help, f"[{section}] {key} of {env}"
+
+
+def test_the_default_file_has_exactly_the_fixed_settings():
+    shipped = layers.read_layer(layers.SHIPPED / "default.ini").values
+    known = {(section, field.name) for section, kind in FIXED.items() for field in fields(kind)}
+    assert set(shipped) == known
+
+
+def test_beam_rider_is_the_published_run():
+    train = settings.resolve("beam_rider").train
+    published = {
+        "batch_size": 30_720,
+        "minibatch_size": 1_024,
+        "update_epochs": 3,
+        "bptt_horizon": 2,
+        "learning_rate": 0.00041171401568673385,
+        "gae_lambda": 0.14527976163861273,
+        "gamma": 0.990622479610104,
+        "ent_coef": 0.010996558409985507,
+        "clip_coef": 0.4966414480536032,
+        "vf_clip_coef": 0.13282356641582535,
+        "vf_coef": 0.985913502481555,
+        "max_grad_norm": 0.9385297894477844,
+        "checkpoint_interval": 3,
+        "anneal_lr": False,
+    }
+    assert {key: getattr(train, key) for key in published} == published
+    assert train.total_timesteps == 300 * train.batch_size
+
+
+def test_the_file_of_an_environment_comes_over_its_package_and_that_over_the_default():
+    default, atari, enduro = settings.resolve(), settings.resolve("alien"), settings.resolve("enduro")
+    assert (default.train.anneal_lr, atari.train.anneal_lr, enduro.train.anneal_lr) == (True, False, False)
+    assert (atari.env["frameskip"], enduro.env["frameskip"]) == (4, 6)
+    assert atari.train.gamma == default.train.gamma != enduro.train.gamma
+    assert (default.base.rnn_name, enduro.base.rnn_name) == (None, "Recurrent")
+
+
+def test_settings_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        settings.resolve("pong").train.gamma = 0.5
+
+
+# The user's own files
+
+
+PONG = "[base]\npackage = atari\nenv_name = pong\n"
+
+
+def test_a_config_folder_here_comes_over_the_project_s(tmp_path):
+    write(Path("config/atari/pong.ini"), f"{PONG}[train]\nlearning_rate = 1e-2\n")
+    found = settings.resolve("pong").train
+    assert found.learning_rate == 1e-2
+    assert found.gamma == 0.9671759718055382  # what it does not say stays
+    other = write(tmp_path / "other/my_pong.ini", f"{PONG}[train]\nlearning_rate = 1e-3\n").parent
+    assert settings.resolve("pong", config=other).train.learning_rate == 1e-3
+
+
+def test_its_default_comes_over_the_project_s_default_and_under_the_package():
+    write(Path("config/default.ini"), "[train]\ngamma = 0.5\nseed = 7\n")
+    assert settings.resolve("alien").train.gamma == 0.5
+    assert settings.resolve("pong").train.gamma == 0.9671759718055382
+    assert settings.resolve("pong").train.seed == 7
+
+
+def test_a_new_environment_lists_its_own_arguments():
+    write(
+        Path("config/mine.ini"),
+        "[base]\npackage = mine\nenv_name = corridor maze\n"
+        "[env]\nlength = 10  # cells\nwind = 0.0\ngoal = None  # int: its cell\nshape = None\n",
+    )
+    found = settings.resolve("maze", {"env.length": "12", "env.wind": 1, "env.shape": "(2, 3)"})
+    assert found.base.package == "mine"
+    assert found.env == {"length": 12, "wind": 1.0, "shape": (2, 3)}  # None leaves the goal out
+    assert isinstance(found.env["wind"], float)
+    assert "expected a whole number or None" in refusal("--env maze --env.goal north")
+
+
+def test_what_autotune_found_comes_last():
+    path = layers.local_file("pong")
+    write(path, "# measured\n[train]\nnum_workers = 3\n")
+    assert path == layers.SHIPPED / "local/pong.ini"
+    assert settings.resolve("pong").train.num_workers == 3
+    assert settings.resolve("breakout").train.num_workers == 16
+    write(Path("config/atari/pong.ini"), f"{PONG}[train]\nnum_workers = 5\n")
+    assert settings.resolve("pong").train.num_workers == 3
+    assert layers.local_file("pong") == Path("config/local/pong.ini")
+    assert settings.resolve("pong", {"train.num_workers": 2}).train.num_workers == 2
+
+
+def test_a_file_of_pufferlib_is_read_as_it_stands():
+    write(
+        Path("config/atari/pong.ini"),
+        f"{PONG}[train]\ntotal_timesteps = 7_500_000\nminibatch_size = 4,096\nbatch_size = 65_536\n"
+        "[sweep.parameters.train.parameters.batch_size]\ndistribution = uniform\nmin = 16384\n",
+    )
+    found = settings.resolve("pong").train
+    assert (found.total_timesteps, found.minibatch_size) == (7_500_000, 4_096)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (
+            "[train]\nlearning_rat = 1\n",
+            "unknown .*key 'learning_rat' in .train.: did you mean learning_rate",
+        ),
+        ("[env]\nframeskp = 1\n", "unknown .*key 'frameskp' in .env.: did you mean frameskip"),
+        ("[trian]\ngamma = 1\n", r"unknown .*section \[trian\]: did you mean train"),
+        ("[train]\ngamma = high\n", "gamma in .train. = 'high': expected a number"),
+        ("[train]\ngamma = 1.5\n", "gamma in .train. = 1.5: expected a number from 0 to 1"),
+        ("[train]\ngamma =\n", "gamma in .train. has no value"),
+        ("[env]\nframeskip = 2.5\n", "frameskip in .env. = '2.5': expected a whole number"),
+        ("[train]\nminibatch_size = 4,09\n", "minibatch_size in .train. = '4,09': expected a whole number"),
+        ("[train]\ngamma = 0.9\ngamma = 0.8\n", "cannot read the settings in .*already exists"),
+        ("gibberish\n", "cannot read the settings in"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_with_the_file(text, said):
+    path = write(Path("config/atari/pong.ini"), PONG + text)
+    said_instead = refusal("--env pong")
+    assert re.search(said, said_instead) and str(path) in said_instead
+
+
+def test_a_file_that_is_no_text_is_refused():
+    write(Path("config/x.ini"), "").write_bytes(b"\xff\xfe\x00")
+    assert "cannot read the settings in config/x.ini" in refusal("--env pong")
+
+
+def test_an_environment_in_two_files_of_a_folder_is_refused():
+    for name in ("a", "b"):
+        write(Path(f"config/{name}.ini"), PONG)
+    assert "config/a.ini and in config/b.ini" in refusal("--env pong")
+
+
+def test_a_default_file_that_lost_a_setting_is_refused(shipped):
+    path = shipped / "default.ini"
+    path.write_text(re.sub(r"gamma = .*\n", "", path.read_text()))
+    assert "no gamma in [train]" in refusal("--env alien")
+
+
+# The command line
+
+
+def test_the_guide_s_first_two_commands():
+    first = load("--mode train --vec multiprocessing --env beam_rider")
+    assert (first.mode, first.vec, first.env, first.collapse) == (
+        "train",
+        "multiprocessing",
+        "beam_rider",
+        None,
+    )
+    second = load("--mode train --vec multiprocessing --env beam_rider --collapse 0.3")
+    assert (second.collapse, second.collapse_epoch) == (0.3, 50)
+    assert set(second.settings.collapse.thresholds().values()) == {0.3}
+
+
+def test_the_other_options():
+    args = load(
+        "--env pong --seed 5 --exp-name pong-0123abcd --resume --track --wandb-group g --capture-video "
+        "--trust-checkpoint --mode evaluate --vector serial --episodes 3 --collapse-epoch 51 "
+        "--wandb_project p"
+    )
+    assert (args.seed, args.settings.train.seed, args.exp_id, args.track) == (5, 5, "pong-0123abcd", "wandb")
+    assert (args.mode, args.vec, args.episodes, args.collapse_epoch) == ("eval", "serial", 3, 51)
+    assert (args.wandb_project, args.wandb_group, args.wandb_entity) == ("p", "g", None)
+    assert args.resume and args.capture_video and args.trust_checkpoint
+    assert args.collapse is None  # an epoch alone asks for no collapse
+    assert load("--env pong --track tensorboard").track == "tensorboard"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--train.learning-rate 3e-4",
+        "--train.learning_rate 3e-4",
+        "--train.learning-rate=3e-4",
+        "--train.learning-rate 1 --train.learning-rate 3e-4",
+    ],
+)
+def test_any_setting_can_be_overridden(words):
+    args = load(f"--env beam_rider {words}")
+    assert args.settings.train.learning_rate == 3e-4
+    assert args.overrides == {"train.learning_rate": "3e-4"}
+
+
+def test_a_truth_value_may_stand_alone():
+    args = load("--train.compile --env pong --train.norm-adv false --env.full-action-space")
+    assert args.settings.train.compile is True and args.settings.train.norm_adv is False
+    assert args.settings.env["full_action_space"] is True
+
+
+def test_none_takes_an_argument_away():
+    args = load("--env pong --base.rnn-name None --env.framestack none")
+    assert args.settings.base.rnn_name is None and "framestack" not in args.settings.env
+
+
+def test_kinds_come_over_the_one_threshold():
+    assert load("--env pong --collapse 0.2 --collapse.linear 0.7").settings.collapse.thresholds() == {
+        "linear": 0.7,
+        "cnn": 0.2,
+        "lstm": 0.2,
+        "critic": 0.2,
+    }
+    assert load("--env pong --collapse.lstm 0.5").collapse == 0.3  # asked for by a kind alone
+    assert load("--env pong --mode collapse").collapse == 0.3
+    assert load("--env pong --collapse 0").collapse == 0
+
+
+@pytest.mark.parametrize(
+    "typed, name",
+    [
+        ("Beam-Rider", "beam_rider"),
+        ("beamrider", "beam_rider"),
+        ("ALE/beam_rider", "beam_rider"),
+        ("mountaincar", "mountain_car"),
+        ("mountaincar-continuous", "mountain_car_continuous"),
+        ("CartPole-v1", "CartPole-v1"),
+        ("half-cheetah", "half_cheetah"),
+    ],
+)
+def test_names_of_environments_are_read_kindly(typed, name):
+    assert load(f"--env {typed}").env == name
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("--env breakut", "unknown env 'breakut': did you mean --env breakout?"),
+        ("--env ALE/BeamRider-v5", "did you mean --env beam_rider?"),
+        ("--env nothing_like_it_at_all", "unknown env 'nothing_like_it_at_all': --help lists them all"),
+        ("--mode trian --env pong", "--mode: unknown value 'trian': did you mean train?"),
+        ("--vec multi --env pong", "--vec.*did you mean multiprocessing?"),
+        ("--env pong --track tensorbord", "did you mean tensorboard?"),
+        ("--env pong --train.learning-rat 3", "unknown .*'train.learning_rat'.* --train.learning-rate?"),
+        ("--env pong --env.frameskp 3", "unknown .*'env.frameskp'.* --env.frameskip?"),
+        ("--env cartpole --env.frameskip 3", "unknown setting 'env.frameskip'"),
+        ("--env pong --trian.gamma 0.5", "unknown argument '--trian.gamma': did you mean --train.gamma?"),
+        ("--env pong --colapse 0.3", "unknown argument '--colapse': did you mean --collapse?"),
+        ("--env pong --collaps 0.3", "did you mean --collapse?"),  # no abbreviations
+        ("--env pong train", "unknown argument 'train': did you mean --mode train?"),
+        (
+            "--env pong --train.learning-rate fast",
+            "--train.learning-rate = 'fast': expected a number, such as 0.0006",
+        ),
+        ("--env pong --train.learning-rate nan", "expected a number"),
+        ("--env pong --train.update-epochs 2.5", "--train.update-epochs = '2.5': expected a whole number"),
+        ("--env pong --train.update-epochs 0", "--train.update-epochs = 0: expected a number at least 1"),
+        ("--env pong --train.norm-adv maybe", "--train.norm-adv = 'maybe': expected True or False"),
+        ("--env pong --train.precision float16", "float32 or bfloat16; did you mean bfloat16?"),
+        ("--env pong --train.threads some", "expected auto or a whole number"),
+        ("--env pong --train.gamma", "--train.gamma needs a value: a number"),
+        ("--env pong --train.gamma --resume", "--train.gamma needs a value: a number"),
+        ("--env pong --episodes 0", "--episodes: '0': expected a whole number of at least 1"),
+        ("--env pong --seed five", "--seed = 'five': expected a whole number"),
+        ("--env pong --seed -1", "--seed = -1: expected a number from 0"),
+        ("--env pong --seed 1 --train.seed 2", "--seed and --train.seed are one setting"),
+        (
+            "--env pong --collapse 2.1",
+            "--collapse = 2.1: .*from 0 to 2 .*python demo.py --mode train .*--collapse 0.3",
+        ),
+        ("--env pong --collapse -0.1", "--collapse = -0.1: .*from 0 to 2"),
+        ("--env pong --collapse.lstm 3", "--collapse.lstm = 3.0: .*from 0 to 2"),
+        ("--env pong --collapse", "--collapse: expected one argument"),
+        ("--env pong --config nowhere", "--config nowhere: expected a folder"),
+        (
+            "--mode report",
+            "nothing to report: name an environment, as in .*--env beam_rider, or a run with --exp-id",
+        ),
+        ("", "nothing to train"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(line, said):
+    assert re.search(said.replace("?", r"\?"), refusal(line))
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("num-envs 65", "batch_size = 32768 must be a multiple of both num_envs x bptt_horizon = 520"),
+        ("minibatch-size 1000", "minibatch_size = 1000"),
+        ("minibatch-size 1028", "minibatch_size = 1028 must be a multiple of bptt_horizon = 8"),
+        ("env-batch-size 48", "env_batch_size = 48 must divide num_envs = 64"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_with_sizes_that_do(words, said):
+    sentence = refusal(f"--env pong --train.{words}")
+    assert said in sentence
+    flag, size = re.search(r"try --train\.([\w-]+) (\d+)", sentence).groups()
+    assert load(f"--env pong --train.{words} --train.{flag} {size}").env == "pong"
+
+
+def test_only_an_exp_id_leaves_the_environment_to_the_run():
+    args = load("--exp-id pong-0123abcd --mode report --train.gamma 0.5 --env.frameskip 3")
+    assert (args.env, args.settings.base.env_name) == (None, None)
+    assert args.settings.train.gamma == 0.5
+    stored = settings.resolve("enduro").to_plain()
+    assert settings.from_plain(stored, args.overrides).env["frameskip"] == 3
+
+
+# Stored runs
+
+
+def test_a_stored_run_comes_back_as_it_was(shipped):
+    given = {
+        "train.learning_rate": 0.1 + 0.2,
+        "env.frameskip": None,
+        "train.target_kl": 0.01,
+        "base.rnn_name": None,
+    }
+    first = settings.resolve("beam_rider", given)
+    stored = json.loads(json.dumps(first.to_plain()))
+    assert settings.from_plain(stored) == first
+    for path in shipped.rglob("*.ini"):  # whatever the files say by then
+        path.write_text(
+            path.read_text().replace("gamma = 0.99", "gamma = 0.11").replace("frameskip = 4", "frameskip = 2")
+        )
+    assert settings.from_plain(stored) == first
+    assert settings.resolve("beam_rider", given) != first
+
+
+def test_the_command_line_comes_over_a_stored_run():
+    stored = settings.resolve("pong", {"train.seed": 3, "train.gamma": 0.5}).to_plain()
+    found = settings.from_plain(stored, load("--env pong --train.gamma 0.6 --env.framestack 2").overrides)
+    assert (found.train.seed, found.train.gamma, found.env["framestack"]) == (3, 0.6, 2)
+
+
+def test_a_run_from_before_a_setting_takes_its_default_and_no_new_argument():
+    stored = settings.resolve("pong").to_plain()
+    del stored["train"]["precision"], stored["env"]["reward_scale"]
+    found = settings.from_plain(stored)
+    assert found.train.precision == "auto" and "reward_scale" not in found.env
+
+
+def test_a_stored_setting_that_nobody_knows_is_refused():
+    stored = settings.resolve("pong").to_plain()
+    stored["train"]["momentum"] = 0.9
+    with pytest.raises(UserError, match="unknown setting 'train.momentum'"):
+        settings.from_plain(stored)
+
+
+def test_replace_keeps_the_sizes_checked():
+    train = settings.resolve("pong").train
+    with pytest.raises(UserError, match="batch_size"):
+        replace(train, batch_size=train.batch_size + 1)
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    "text, kind, value",
+    [
+        ("4,096", int, 4096),
+        ("9_216_000", int, 9_216_000),
+        ("1e6", int, 1_000_000),
+        ("-3", int, -3),
+        ("1", float, 1.0),
+        ("TRUE", bool, True),
+        ("no", bool, False),
+        ("None", int | None, None),
+        ("None", str | None, None),
+        ("7", int | None, 7),
+        ("'a b'", str, "a b"),
+        ("[1, 2]", list, [1, 2]),
+    ],
+)
+def test_values_are_read_as_their_type(text, kind, value):
+    found = values.read(text, kind, "x")
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("4_096", 4096),
+        ("0.0", 0.0),
+        ("1e-3", 1e-3),
+        ("True", True),
+        ("None", None),
+        ("(1, 2)", (1, 2)),
+        ("pong", "pong"),
+    ],
+)
+def test_a_default_s_text_gives_its_type(text, value):
+    found = values.literal(text)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text, kind", [("4,09", int), ("0,5", float), ("inf", float), ("1e400", float), ("1.5", int)]
+)
+def test_what_is_no_such_value_is_refused(text, kind):
+    with pytest.raises(UserError, match=f"x = '{text}': expected"):
+        values.read(text, kind, "x")
+
+
+# Help
+
+
+def test_help_names_every_option_every_setting_and_every_environment(capsys):
+    with pytest.raises(SystemExit) as ended:
+        load("--env Enduro --help")
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for (section, key), setting in layers.Schema("enduro").keys.items():
+        if (section, key) != ("base", "env_name"):
+            assert settings.flag(section, key) + " " in text
+            assert setting.help in text or section not in (*FREE, "train") or key == "seed"
+    assert "--env.frameskip VALUE emulator frames that an action is held for (default: 6;" in text
+    for option in ("--mode", "--vec", "--resume", "--exp-id", "--track", "--eval-model-path", "--config"):
+        assert option in text
+    for names in settings.environments().values():
+        assert set(names) <= set(text.split())
+
+
+def test_help_without_an_environment_still_has_the_common_settings(capsys):
+    with pytest.raises(SystemExit):
+        load("--help")
+    text = capsys.readouterr().out
+    assert "--train.learning-rate" in text and "--env.frameskip" not in text
