@@ -338,7 +338,10 @@ def test_names_of_environments_are_read_kindly(typed, name):
             "--collapse = 2.1: .*from 0 to 2 .*python demo.py --mode train .*--collapse 0.3",
         ),
         ("--env pong --collapse -0.1", "--collapse = -0.1: .*from 0 to 2"),
-        ("--env pong --collapse.lstm 3", "--collapse.lstm = 3.0: .*from 0 to 2"),
+        *(
+            (f"--env pong --collapse.{kind} 3", f"--collapse.{kind} = 3.0: .*from 0 to 2")
+            for kind in ("linear", "cnn", "lstm", "critic")
+        ),
         ("--env pong --collapse", "--collapse: expected one argument"),
         ("--env pong --config nowhere", "--config nowhere: expected a folder"),
         (

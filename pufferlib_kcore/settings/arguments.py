@@ -113,7 +113,7 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             overrides[waiting], waiting = word, None
         elif option:
             key = f"{option[1]}.{option[2].replace('-', '_')}"
-            overrides[key], waiting = text if equals else "", None if equals else key
+            overrides[key], waiting = text, None if equals else key
         else:
             waiting = None
             words.append(name.replace("_", "-") + equals + text if word.startswith("--") else word)
