@@ -1,0 +1,36 @@
+"""Command line: wires the rooms together, computes nothing."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from pufferlib_kcore import settings
+from pufferlib_kcore.environments.quiet import ignore_pynvml
+from pufferlib_kcore.errors import UserError
+
+MODULES = {  # each mode's function is `run` in its module, imported when it is asked for
+    "train": "train",
+    "collapse": "collapse",
+    "eval": "evaluate",
+    "fibers": "fibers",
+    "report": "report",
+    "autotune": "autotune",
+    "profile": "profile",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.  -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run"""
+    ignore_pynvml()
+    try:
+        args = settings.load(argv)
+        module = importlib.import_module(f"pufferlib_kcore.cli.{MODULES[args.mode]}")
+        return module.run(args) or 0
+    except UserError as error:
+        print(f"demo.py: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output went away, as in `| head`
+        sys.stderr.close()
+        return 1

@@ -1,0 +1,245 @@
+"""Train: a new run, one that goes on, or one that starts from a collapsed policy."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from pufferlib_kcore import settings as settings_room
+from pufferlib_kcore import store
+from pufferlib_kcore.cli import collapse as collapse_job
+from pufferlib_kcore.cli import world as worlds
+from pufferlib_kcore.environments.vector import WorkerDied
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.policies import build
+from pufferlib_kcore.policies.restore import restore
+from pufferlib_kcore.settings import Args, Settings
+from pufferlib_kcore.store import checkpoints, runs
+from pufferlib_kcore.training import reporting
+from pufferlib_kcore.training.rollout import Diverged
+from pufferlib_kcore.training.trainer import Start, Trainer
+
+
+@dataclass
+class Job:
+    """What to train, where from, and where to."""
+
+    settings: Settings
+    root: Any  # the folder in which the run's folder is made
+    run: runs.Run | None = None  # None: made when everything else is known to work
+    policy: nn.Module | None = None  # None: built anew
+    spec: dict[str, Any] | None = None
+    start: Start = field(default_factory=Start)
+    collapse: dict[str, Any] | None = None  # provenance of a collapsed policy
+    log_name: str = "log.out"
+
+
+def run(args: Args) -> int:
+    """--mode train"""
+    return fit(job_of(args), args)
+
+
+def job_of(args: Args) -> Job:
+    """Which of the three kinds of training the arguments ask for."""
+    data_dir = args.settings.train.data_dir
+    if args.collapse is not None:
+        return after_collapse(args)
+    if args.exp_id is not None:
+        try:
+            found = store.find_run(data_dir, args.exp_id)
+        except UserError:
+            if args.resume:
+                raise
+            return Job(args.settings, data_dir)
+        return resumed(found, args) if found.checkpoints() else Job(args.settings, data_dir)
+    if args.resume:
+        return resumed(store.newest_run(data_dir, args.settings.base.env_name), args)
+    return Job(args.settings, data_dir)
+
+
+def resumed(found: runs.Run, args: Args) -> Job:
+    """Go on from a run's newest checkpoint that has an optimizer state."""
+    epoch, path = found.latest(with_state=True)
+    restored = restore(path)
+    state = checkpoints.load(found.state_path(epoch), format=checkpoints.STATE)
+    start = Start(epoch, state["agent_steps"], state["optimizer"], state["rng"])
+    collapse = restored.payload.get("collapse")
+    return Job(
+        stored_settings(found, args),
+        found.path.parent,
+        found,
+        restored.policy,
+        restored.spec,
+        start,
+        collapse,
+        "log_collapsed.out" if collapse else "log.out",
+    )
+
+
+def after_collapse(args: Args) -> Job:
+    """Collapse a run's checkpoint, then train the smaller policy on in a run inside the collapse's folder."""
+    done = collapse_job.collapse_run(args)
+    say(done.text)
+    return Job(
+        stored_settings(done.source, args),
+        done.folder.path,
+        None,
+        done.policy,
+        done.spec,
+        Start(done.epoch, done.agent_steps, done.optimizer),
+        done.provenance,
+        "log_collapsed.out",
+    )
+
+
+def stored_settings(found: runs.Run, args: Args) -> Settings:
+    """The settings with which a run was started, and what this command line says over them."""
+    stored = found.config().get("settings")
+    return args.settings if stored is None else settings_room.from_plain(stored, args.overrides, args.config)
+
+
+def fit(job: Job, args: Args) -> int:
+    """Train a job to its end.  -> exit status"""
+    settings, t = job.settings, job.settings.train
+    env_name = settings.base.env_name
+    if job.start.agent_steps >= t.total_timesteps:
+        raise UserError(
+            f"nothing to train: {job.start.agent_steps:,} steps are done and train.total_timesteps is "
+            f"{t.total_timesteps:,}; go further with --train.total-timesteps {2 * job.start.agent_steps}"
+        )
+    device = worlds.device(t.device)
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_signals())
+        world = worlds.open_world(settings, args.vec)
+        stack.callback(world.vec.close)
+        if job.spec is not None:
+            world.check(job.spec, str(job.run.path if job.run else job.root))
+        spec = job.spec or world.spec(settings)
+        torch.manual_seed(t.seed)
+        policy = (job.policy if job.policy is not None else build(spec)).to(device)
+        run = job.run or runs.Run.create(job.root, env_name, args.exp_id if job.collapse is None else None)
+        stack.enter_context(run.lock())
+        run.truncate_metrics(job.start.epoch)
+        about = store.provenance()
+        config = {
+            "settings": settings.to_plain(),
+            "seed": t.seed,
+            "policy": spec,
+            "collapse": job.collapse,
+            **about,
+        }
+        run.write_config(config)
+        facts = {
+            "policy": spec,
+            "env": {"name": env_name, "package": settings.base.package, "kwargs": dict(settings.env)},
+            "versions": about["versions"],
+            "git_commit": about["git_commit"],
+            "collapse": job.collapse,
+        }
+        trainer = Trainer(policy, world.vec, run, t, t.seed, facts, job.start, (), (settings.collapse.epoch,))
+        header = header_line(run, world, trainer, job.collapse)
+        trainer.reporters, close = reporting.reporter(
+            run.path / job.log_name, header, t.total_timesteps, trainer.clock
+        )
+        stack.callback(close)
+        tracked = reporting.tracker(
+            args.track,
+            run.path.name,
+            run.path,
+            config,
+            args.wandb_project,
+            args.wandb_group,
+            args.wandb_entity,
+        )
+        if tracked is not None:
+            trainer.reporters.append(tracked[0])
+            stack.callback(tracked[1])
+        try:
+            finished = trainer.fit(stop)
+        except Diverged as error:
+            saved = (
+                f"the last good checkpoint is {run.latest()[1]}" if run.checkpoints() else "none was saved"
+            )
+            return failed(
+                f"training diverged in epoch {trainer.epoch + 1}: {error}; {saved}; "
+                f"try a smaller --train.learning-rate or --train.max-grad-norm"
+            )
+        except WorkerDied as error:
+            return failed(
+                f"{error}\nThe run stopped in {run.path}; go on with --resume --exp-id {run.exp_id}"
+            )
+    say(ending(run, env_name, finished, job.collapse, settings))
+    return 0
+
+
+def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: dict[str, Any] | None) -> str:
+    """The plain log's first line: what runs, where, and how the cores are shared."""
+    spec, t = trainer.facts["policy"], torch.get_num_threads()
+    name = f"{spec['rnn']}({spec['name']})" if spec["rnn"] else spec["name"]
+    params = sum(p.numel() for p in trainer.policy.parameters())
+    fields: dict[str, Any] = dict(
+        run=run.path,
+        env=trainer.facts["env"]["name"],
+        policy=name,
+        params=params,
+        vec=world.backend,
+        workers=world.plan.workers,
+        envs=world.vec.num_envs,
+        env_batch=world.vec.num_envs // len(world.vec.groups),
+        threads=t,
+        precision=trainer.precision,
+    )
+    if collapse:
+        fields |= dict(
+            collapsed_from=collapse["source"],
+            collapse_epoch=collapse["epoch"],
+            threshold=collapse["tag"],
+            params_before=collapse["params_before"],
+            params_after=collapse["params_after"],
+        )
+    return " ".join(f"{key}={value}" for key, value in fields.items())
+
+
+def ending(run: runs.Run, env: str, finished: bool, collapse, settings: Settings) -> str:
+    """What was made, and what to do next."""
+    last, train = run.latest()[1], f"python demo.py --mode train --env {env}"
+    if not finished:
+        return f"stopped; saved {last}\ngo on: {train} --resume --exp-id {run.exp_id}"
+    if collapse:
+        return f"done; saved {last}\ncompare: python demo.py --mode report --exp-id {run.exp_id}"
+    return f"done; saved {last}\ncollapse: {train} --exp-id {run.exp_id} --collapse 0.3"
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def failed(text: str) -> int:
+    print(f"demo.py: {text}", file=sys.stderr)
+    return 1
+
+
+@contextmanager
+def stop_signals() -> Iterator[Any]:
+    """Within: the first Ctrl-C or SIGTERM asks training to stop and save; a second Ctrl-C interrupts it."""
+    asked = False
+
+    def on_signal(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

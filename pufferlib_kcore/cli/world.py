@@ -1,0 +1,71 @@
+"""World: the environments that a run's settings ask for, on the cores that there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pufferlib_kcore import environments
+from pufferlib_kcore.environments import cores, vector
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.policies import space_to_plain, spec_from
+from pufferlib_kcore.settings import Settings
+
+
+@dataclass
+class World:
+    """Running environments, and how the cores were shared between them and torch."""
+
+    vec: Any
+    plan: Any
+    backend: str
+
+    def spec(self, settings: Settings) -> dict[str, Any]:
+        """The policy that the settings name, for these spaces, as plain data."""
+        base = settings.base
+        rnn = settings.rnn if base.rnn_name else {}
+        spaces = self.vec.single_observation_space, self.vec.single_action_space
+        return spec_from(base.package, base.policy_name, base.rnn_name, settings.policy, rnn, *spaces)
+
+    def check(self, spec: dict[str, Any], source: str) -> None:
+        """Raise UserError unless a stored policy sees and does what these environments show and take."""
+        for name in ("observation_space", "action_space"):
+            here = space_to_plain(getattr(self.vec, f"single_{name}"))
+            if {**spec[name], "low": 0, "high": 0} != {**here, "low": 0, "high": 0}:
+                raise UserError(
+                    f"{source} was trained with the {name} {spec[name]}, the environment here has {here}"
+                )
+
+
+def creator(settings: Settings, **more: Any):
+    """A picklable function that makes one environment of the run."""
+    return environments.make_creator(
+        settings.base.env_name, settings.base.package, **{**settings.env, **more}
+    )
+
+
+def open_world(settings: Settings, backend: str) -> World:
+    """Start the environments; torch gets the threads that the plan leaves it."""
+    t = settings.train
+    plan = cores.share_cores(t.num_workers, t.num_envs, t.env_batch_size)
+    threads = plan.torch_threads if t.threads == "auto" else t.threads
+    vec = vector.make(creator(settings), backend, t.num_envs, plan.workers, plan.env_batch_size, t.seed)
+    torch.set_num_threads(threads)
+    return World(vec, plan, backend)
+
+
+def device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--train.device {name} cannot be used here ({reason}): try --train.device cpu"
+        ) from None
+    return found

@@ -1,0 +1,1 @@
+"""Training: PPO on PufferLib's vectorization, recurrent or not, resumable at any epoch."""

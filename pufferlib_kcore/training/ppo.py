@@ -1,0 +1,165 @@
+"""PPO: the clipped objective and its minibatch updates (Schulman et al. 2017), recurrent or not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pufferlib_kcore.training import actions as act
+from pufferlib_kcore.training.clock import Clock
+from pufferlib_kcore.training.rollout import Diverged, Experience
+from pufferlib_kcore.training.unroll import unroll
+
+LOSSES = ("policy_loss", "value_loss", "entropy", "old_approx_kl", "approx_kl", "clipfrac")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The terms of the loss, PufferLib's names."""
+
+    clip_coef: float = 0.1  # PPO's epsilon
+    clip_vloss: bool = True  # clip the value's change as well
+    vf_clip_coef: float = 0.1
+    vf_coef: float = 0.5  # weight of the value loss
+    ent_coef: float = 0.01  # weight of the entropy bonus
+    norm_adv: bool = True  # advantages to mean 0 and std 1 in each minibatch
+
+    def loss(
+        self,
+        log_prob: Tensor,
+        entropy: Tensor,
+        value: Tensor,
+        old_log_prob: Tensor,
+        old_value: Tensor,
+        advantage: Tensor,
+        returns: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """All (M,), dummy steps already left out.  -> scalar loss, and LOSSES stacked (6,), detached
+
+        approx_kl is the k3 estimator of Schulman's note, mean of (ratio - 1) - log ratio.
+        """
+        log_ratio = log_prob - old_log_prob
+        ratio = log_ratio.exp()
+        if self.norm_adv:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
+        policy_loss = torch.max(-advantage * ratio, -advantage * clipped).mean()
+
+        value_error = (value - returns) ** 2
+        if self.clip_vloss:
+            near = old_value + (value - old_value).clamp(-self.vf_clip_coef, self.vf_clip_coef)
+            value_error = torch.max(value_error, (near - returns) ** 2)
+        value_loss = 0.5 * value_error.mean()
+        mean_entropy = entropy.mean()
+        total = policy_loss - self.ent_coef * mean_entropy + self.vf_coef * value_loss
+        with torch.no_grad():
+            kl = ((ratio - 1) - log_ratio).mean()
+            clipfrac = ((ratio - 1).abs() > self.clip_coef).float().mean()
+            terms = torch.stack([policy_loss, value_loss, mean_entropy, -log_ratio.mean(), kl, clipfrac])
+        return total, terms
+
+
+class Learner:
+    """Updates a policy from a rollout.
+
+    minibatch_size: steps; bptt: steps of a segment, over which gradients flow back through the LSTM, from the
+    state that the rollout had before the segment. Each of `update_epochs` passes shuffles the segments anew.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        *,
+        minibatch_size: int,
+        bptt: int,
+        update_epochs: int,
+        gamma: float,
+        gae_lambda: float,
+        max_grad_norm: float,
+        target_kl: float | None,
+        generator: torch.Generator,
+        clock: Clock,
+        autocast,
+    ):
+        self.policy, self.optimizer, self.objective = policy, optimizer, objective
+        self.rows, self.bptt, self.update_epochs = minibatch_size // bptt, bptt, update_epochs
+        self.gamma, self.gae_lambda = gamma, gae_lambda
+        self.max_grad_norm, self.target_kl = max_grad_norm, target_kl
+        self.generator, self.clock, self.autocast = generator, clock, autocast
+        self.device = next(policy.parameters()).device
+
+    def update(self, data: Experience) -> dict[str, float]:
+        """-> LOSSES, averaged over minibatches, and explained_variance.  Raises Diverged."""
+        with self.clock("train_misc"):
+            advantage = data.advantages(self.gamma, self.gae_lambda)
+            values, valid = data.values[:, :-1], data.valid
+            returns = advantage + values
+            N, T = valid.shape
+            B = self.bptt
+
+            def segments(
+                column: Tensor,
+            ) -> Tensor:  # (N, T, ...) -> (N * T / B, B, ...), a view where it can be
+                return column.reshape(N * T // B, B, *column.shape[2:])
+
+            columns = {
+                "obs": data.obs,
+                "actions": data.actions,
+                "log_prob": data.log_probs,
+                "value": values,
+                "advantage": advantage,
+                "returns": returns,
+                "valid": valid,
+                "starts": data.starts[:, :-1],
+            }
+            columns = {name: segments(column) for name, column in columns.items()}
+            if data.state_h is not None and data.state_c is not None:
+                states = (data.state_h.flatten(1, 2), data.state_c.flatten(1, 2))  # (L, N * S, H)
+            else:
+                states = None
+
+        totals, count = torch.zeros(len(LOSSES)), 0
+        for _ in range(self.update_epochs):
+            order = torch.randperm(N * T // B, generator=self.generator)
+            for rows in order.split(self.rows):
+                terms = self._minibatch(columns, states, rows)
+                totals, count = totals + terms, count + 1
+            if self.target_kl is not None and terms[LOSSES.index("approx_kl")] > self.target_kl:
+                break
+
+        losses = dict(zip(LOSSES, (totals / count).tolist(), strict=True))
+        losses["explained_variance"] = explained_variance(values[valid], returns[valid])
+        return losses
+
+    def _minibatch(self, columns: dict[str, Tensor], states, rows: Tensor) -> Tensor:
+        with self.clock("train_misc"):
+            batch = {name: column[rows].to(self.device) for name, column in columns.items()}
+            state = None if states is None else tuple(s[:, rows].to(self.device) for s in states)
+            keep = batch["valid"].flatten()
+            old = [batch[name].flatten()[keep] for name in ("log_prob", "value", "advantage", "returns")]
+            if len(old[0]) < 2:
+                return torch.zeros(len(LOSSES))
+        with self.clock("train_forward"):
+            with self.autocast():
+                output, value = unroll(self.policy, batch["obs"], state, batch["starts"])
+            log_prob, entropy = act.score(output, batch["actions"].flatten(0, 1))
+            loss, terms = self.objective.loss(log_prob[keep], entropy[keep], value[keep], *old)
+        with self.clock("learn"):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            if not math.isfinite(float(norm)) or not math.isfinite(float(loss.detach())):
+                raise Diverged(f"the loss is {float(loss.detach())} and the gradient's norm {float(norm)}")
+            self.optimizer.step()
+        return terms.cpu()
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """1 - Var(returns - values) / Var(returns); nan where the returns do not vary."""
+    variance = returns.var()
+    return float("nan") if variance == 0 else float(1 - (returns - values).var() / variance)

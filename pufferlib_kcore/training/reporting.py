@@ -1,0 +1,184 @@
+"""Reporting: an epoch's record as one plain line, as a live dashboard, or to a tracker."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.training import ppo
+
+Record = dict[str, Any]
+LOSSES = (*ppo.LOSSES, "explained_variance")
+PLAIN = (
+    *("epoch", "agent_steps", "SPS", "episode_return", "episode_length", "episodes"),
+    *LOSSES,
+    *("learning_rate", "uptime"),
+)
+
+
+def plain_line(record: Record) -> str:
+    """`epoch=3 agent_steps=92160 SPS=1043 episode_return=312.5 ...`, in a fixed order, nan where unknown."""
+    return " ".join(f"{key}={_number(record.get(key, math.nan))}" for key in PLAIN)
+
+
+def _number(value) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+class PlainLog:
+    """One line an epoch to stdout where it is redirected, and always to log.out in the run's folder."""
+
+    def __init__(self, path: Path, header: str, echo: bool):
+        self.path, self.echo = path, echo
+        self._write(header)
+
+    def __call__(self, record: Record) -> None:
+        self._write(plain_line(record))
+
+    def _write(self, line: str) -> None:
+        with open(self.path, "a") as file:
+            file.write(line + "\n")
+        if self.echo:
+            print(line, flush=True)
+
+
+class Dashboard:
+    """A live table on a terminal: the last record, and what is left."""
+
+    def __init__(self, title: str, total_timesteps: int, clock):
+        from rich.live import Live
+
+        self.title, self.total, self.clock = title, total_timesteps, clock
+        self.last_return = math.nan
+        self.live = Live(refresh_per_second=4)
+        self.live.start()
+
+    def __call__(self, record: Record) -> None:
+        if not math.isnan(record["episode_return"]):
+            self.last_return = record["episode_return"]
+        self.live.update(self._table(record))
+
+    def close(self) -> None:
+        self.live.stop()
+
+    def _table(self, record: Record):
+        from rich.columns import Columns
+        from rich.panel import Panel
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        left = (self.total - record["agent_steps"]) / max(record["SPS"], 1e-9)
+        seconds = self.clock.seconds
+        spent = sum(seconds.values()) or 1.0
+        groups = {
+            "Summary": {
+                "epoch": record["epoch"],
+                "agent steps": f"{record['agent_steps']:,}",
+                "steps/s": f"{record['SPS']:,.0f}",
+                "uptime": duration(record["uptime"]),
+                "remaining": duration(left),
+            },
+            "Episodes": {
+                "return": f"{self.last_return:.2f}",
+                "length": f"{record['episode_length']:.1f}",
+                "finished": record["episodes"],
+            },
+            "Losses": {key: f"{record[key]:.4f}" for key in LOSSES},
+            "Time": {name: f"{100 * s / spent:.0f}%" for name, s in seconds.items()},
+        }
+        tables = []
+        for name, rows in groups.items():
+            table = Table(
+                title=name, box=None, show_header=False, title_justify="left", title_style="bold cyan"
+            )
+            for key, value in rows.items():
+                table.add_row(key, str(value))
+            tables.append(Panel(table, border_style="cyan"))
+        outer = Table.grid(expand=True)
+        outer.add_row(f"[bold]{self.title}")
+        outer.add_row(ProgressBar(total=self.total, completed=min(self.total, record["agent_steps"])))
+        outer.add_row(Columns(tables))
+        return outer
+
+
+def duration(seconds: float) -> str:
+    """3661 -> '1h 01m 01s'"""
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}h {minutes:02d}m {rest:02d}s" if hours else f"{minutes}m {rest:02d}s"
+
+
+def reporter(
+    path: Path, header: str, total_timesteps: int, clock
+) -> tuple[list[Callable[[Record], None]], Callable]:
+    """What a run reports to: log.out always, and the terminal or a redirected stdout.  -> reporters, close"""
+    on_terminal = sys.stdout.isatty()
+    reporters: list[Callable[[Record], None]] = [PlainLog(path, header, echo=not on_terminal)]
+    if not on_terminal:
+        return reporters, lambda: None
+    dashboard = Dashboard(header, total_timesteps, clock)
+    return [*reporters, dashboard], dashboard.close
+
+
+def tracker(
+    kind: str | None, name: str, folder: Path, config: Record, project: str, group: str | None, entity=None
+):
+    """W&B (offline unless a key is set) or TensorBoard under the run's name.  -> reporter, close; or None"""
+    if kind is None:
+        return None
+    return (_wandb if kind == "wandb" else _tensorboard)(name, folder, config, project, group, entity)
+
+
+def _scoped(record: Record) -> dict[str, float]:
+    """PufferLib's sections: 0verview, environment, losses; unknown values left out."""
+    overview = {"SPS", "agent_steps", "epoch", "learning_rate", "uptime"}
+    scoped = {}
+    for key, value in record.items():
+        if value is None or (isinstance(value, float) and math.isnan(value)) or key == "wall_time":
+            continue
+        section = "0verview" if key in overview else "losses" if key in LOSSES else "environment"
+        scoped[f"{section}/{key}"] = value
+    return scoped
+
+
+def _tensorboard(name, folder, config, project, group, entity):
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "tensorboard"))
+    writer.add_text("config", f"{name}: {config}")
+
+    def report(record: Record) -> None:
+        for key, value in _scoped(record).items():
+            writer.add_scalar(key, value, record["agent_steps"])
+        writer.flush()
+
+    return report, writer.close
+
+
+def _wandb(name, folder, config, project, group, entity):
+    import os
+
+    try:
+        import wandb
+    except ImportError:
+        raise UserError(
+            "--track wandb needs the package wandb: pip install wandb, or --track tensorboard"
+        ) from None
+    online = bool(os.environ.get("WANDB_API_KEY")) or os.environ.get("WANDB_MODE") == "online"
+    run = wandb.init(
+        project=project,
+        group=group,
+        entity=entity,
+        name=name,
+        id=name,
+        resume="allow",
+        dir=str(folder),
+        config=config,
+        mode="online" if online else "offline",
+        settings=wandb.Settings(silent=True),
+    )
+    return (lambda record: run.log(_scoped(record))), run.finish

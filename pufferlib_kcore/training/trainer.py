@@ -1,0 +1,227 @@
+"""Trainer: rollout, update, record, checkpoint; again, until the steps are done or somebody asks to stop."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pufferlib_kcore.store import checkpoints
+from pufferlib_kcore.training import precision
+from pufferlib_kcore.training.clock import Clock
+from pufferlib_kcore.training.ppo import Learner, Objective
+from pufferlib_kcore.training.rollout import Collector, Diverged, Episodes, Interrupted
+
+Reporter = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: from nothing, from its own last checkpoint, or from a collapsed policy."""
+
+    epoch: int = 0
+    agent_steps: int = 0
+    optimizer: dict[str, Any] | None = None  # a torch optimizer's state_dict; None starts cold
+    rng: dict[str, Any] | None = None  # None seeds anew
+
+
+@dataclass
+class Trainer:
+    """One training run.
+
+    policy: an nn.Module of the LSTMWrapper kind or feed-forward; vec: a VecEnv; run: a store.Run;
+    train: the [train] settings; facts: what every model checkpoint repeats (policy, env, versions, collapse);
+    reporters: called with each epoch's record (a plain dict).
+    """
+
+    policy: nn.Module
+    vec: Any
+    run: Any
+    train: Any
+    seed: int
+    facts: dict[str, Any]
+    start: Start = field(default_factory=Start)
+    reporters: Iterable[Reporter] = ()
+    collapse_epochs: tuple[int, ...] = (50,)
+
+    def __post_init__(self) -> None:
+        t = self.train
+        self.steps = (
+            t.batch_size // self.vec.num_envs
+        )  # of each environment and epoch; the settings see that it fits
+        self.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
+        device = next(self.policy.parameters()).device
+        self.precision = precision.resolve(t.precision, self.policy, device)
+        autocast = precision.autocast(self.precision, device)
+        self.clock, self.generator = Clock(), torch.Generator().manual_seed(self.seed)
+        self.optimizer = make_optimizer(self.policy, t.learning_rate)
+        if self.start.optimizer is not None:
+            load_optimizer(self.optimizer, self.start.optimizer)
+        if self.start.rng is not None:
+            set_rng(self.start.rng, self.generator)
+        self.epoch, self.agent_steps = self.start.epoch, self.start.agent_steps
+        self.collector = Collector(
+            self.vec, self.policy, self.steps, t.bptt_horizon, self.generator, self.clock, autocast
+        )
+        self.learner = Learner(
+            self.policy,
+            self.optimizer,
+            Objective(
+                clip_coef=t.clip_coef,
+                clip_vloss=t.clip_vloss,
+                vf_clip_coef=t.vf_clip_coef,
+                vf_coef=t.vf_coef,
+                ent_coef=t.ent_coef,
+                norm_adv=t.norm_adv,
+            ),
+            minibatch_size=t.minibatch_size,
+            bptt=t.bptt_horizon,
+            update_epochs=t.update_epochs,
+            gamma=t.gamma,
+            gae_lambda=t.gae_lambda,
+            max_grad_norm=t.max_grad_norm,
+            target_kl=t.target_kl,
+            generator=self.generator,
+            clock=self.clock,
+            autocast=autocast,
+        )
+
+    def fit(self, stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train to `total_timesteps`.  -> True when done, False when `stop` said so; saved either way.
+
+        Raises ppo.Diverged when a loss is not finite: checkpoints written before stay as they are.
+        """
+        started, saved = time.perf_counter(), self.epoch
+        self.vec.reset(self.seed + self.agent_steps)  # a resumed run plays new episodes
+        while self.agent_steps < self.train.total_timesteps and not stop():
+            began = time.perf_counter()
+            self._set_learning_rate()
+            try:
+                data, episodes = self.collector.collect(stop)
+            except Interrupted:
+                break
+            except Diverged:
+                raise
+            except Exception:  # an environment failed: what was learned before it is kept
+                if saved != self.epoch:
+                    self.save()
+                raise
+            losses = self.learner.update(data)
+            self.epoch += 1
+            steps = data.rewards.shape[0] * self.steps
+            self.agent_steps += steps
+            now = time.perf_counter()
+            self._report(losses, episodes, sps=steps / (now - began), uptime=now - started)
+            if self.epoch % self.train.checkpoint_interval == 0:
+                self.save()
+                saved = self.epoch
+        if saved != self.epoch or self.run.latest() is None:
+            self.save()
+        return self.agent_steps >= self.train.total_timesteps
+
+    def save(self) -> None:
+        """Write model_<epoch>.pt, and beside it the optimizer, schedule and random numbers."""
+        state = {
+            "format": "pufferlib_kcore.state",
+            "version": 1,
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "agent_steps": self.agent_steps,
+            "rng": get_rng(self.generator),
+            "schedule": {"learning_rate": self.optimizer.param_groups[0]["lr"]},
+        }
+        checkpoints.save(self.run.state_path(self.epoch), state)
+        weights = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in self.policy.state_dict().items()
+        }
+        model = {
+            **self.facts,
+            "format": "pufferlib_kcore",
+            "version": 1,
+            "shapes": {name: list(tensor.shape) for name, tensor in weights.items()},
+            "state_dict": weights,
+            "epoch": self.epoch,
+            "agent_steps": self.agent_steps,
+            "seed": self.seed,
+        }
+        checkpoints.save(self.run.model_path(self.epoch), model)
+        self.run.prune_states(self.train.keep_state, self.collapse_epochs)
+
+    def _set_learning_rate(self) -> None:
+        lr = self.train.learning_rate
+        if self.train.anneal_lr:
+            lr *= 1 - self.agent_steps / self.train.total_timesteps
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def _report(self, losses: dict[str, float], episodes: Episodes, sps: float, uptime: float) -> None:
+        record = {
+            "epoch": self.epoch,
+            "agent_steps": self.agent_steps,
+            "SPS": sps,
+            "episode_return": mean(episodes.returns),
+            "episode_length": mean(episodes.lengths),
+            "episodes": len(episodes.returns),
+            **losses,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "uptime": uptime,
+            "wall_time": time.time(),
+            **{f"env_{key}": mean(values) for key, values in episodes.other.items()},
+        }
+        self.run.log({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()})
+        for report in self.reporters:
+            report(record)
+
+
+def make_optimizer(policy: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    """PufferLib's choice: Adam with eps 1e-5, its fused kernel."""
+    return torch.optim.Adam(policy.parameters(), lr=learning_rate, eps=1e-5, fused=True)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """load_state_dict, with every moment laid out in memory like its parameter, as fused Adam takes it."""
+    optimizer.load_state_dict(state)
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            for name, moment in optimizer.state[p].items():
+                if isinstance(moment, torch.Tensor) and moment.shape == p.shape:
+                    optimizer.state[p][name] = torch.empty_like(p).copy_(moment)
+
+
+def mean(values: list[float]) -> float:
+    """The mean, or nan of nothing."""
+    return sum(values) / len(values) if values else float("nan")
+
+
+def get_rng(generator: torch.Generator) -> dict[str, Any]:
+    """Every random number generator that training may draw from, as plain data."""
+    kind, keys, pos, has_gauss, gauss = np.random.get_state()
+    return {
+        "actions": generator.get_state(),
+        "torch": torch.get_rng_state(),
+        "numpy": [
+            kind,
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(pos),
+            int(has_gauss),
+            float(gauss),
+        ],
+        "python": [random.getstate()[0], list(random.getstate()[1]), random.getstate()[2]],
+    }
+
+
+def set_rng(rng: dict[str, Any], generator: torch.Generator) -> None:
+    """Undo get_rng."""
+    generator.set_state(rng["actions"])
+    torch.set_rng_state(rng["torch"])
+    kind, keys, pos, has_gauss, gauss = rng["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), pos, has_gauss, gauss))
+    version, state, gauss_next = rng["python"]
+    random.setstate((version, tuple(state), gauss_next))

@@ -1,0 +1,160 @@
+"""Trainer: the loop, its checkpoints, and going on from them bit by bit."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from worlds import Countdown, tiny_policy, train_settings
+
+from pufferlib_kcore.store import checkpoints
+from pufferlib_kcore.store.runs import Run
+from pufferlib_kcore.training.rollout import Diverged
+from pufferlib_kcore.training.trainer import Start, Trainer, get_rng, set_rng
+
+FACTS = {"policy": {"name": "Default"}, "collapse": None}
+
+
+def make(folder, exp_id="run", start=None, policy=None, vec=None, **changes):
+    run = Run(folder / exp_id) if (folder / exp_id).exists() else Run.create(folder, "countdown", exp_id)
+    vec = vec or Countdown([3, 5, 20, 7], groups=2)
+    policy = policy or tiny_policy(vec)
+    return Trainer(policy, vec, run, train_settings(**changes), 1, FACTS, start or Start())
+
+
+def resume(folder, epoch, exp_id="run", **changes):
+    run = Run(folder / exp_id)
+    model, state = checkpoints.load(run.model_path(epoch)), checkpoints.load(run.state_path(epoch))
+    policy = tiny_policy(Countdown([3, 5, 20, 7]), seed=99)
+    policy.load_state_dict(model["state_dict"])
+    start = Start(state["epoch"], state["agent_steps"], state["optimizer"], state["rng"])
+    return make(folder, exp_id, start, policy, **changes)
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.policy.parameters()])
+
+
+def test_trains_to_the_last_step_with_a_record_an_epoch_and_checkpoints_at_the_interval(tmp_path):
+    trainer = make(tmp_path, total_timesteps=64 * 5)
+    seen = []
+    trainer.reporters = [seen.append]
+    assert trainer.fit()
+    assert [r["epoch"] for r in seen] == [1, 2, 3, 4, 5] and seen[-1]["agent_steps"] == 320
+    assert [r["epoch"] for r in trainer.run.metrics()] == [1, 2, 3, 4, 5]
+    assert [epoch for epoch, _ in trainer.run.checkpoints()] == [2, 4, 5]  # the interval, and the end
+    assert {"approx_kl", "clipfrac", "explained_variance", "entropy", "SPS", "wall_time"} <= set(seen[0])
+    lrs = [r["learning_rate"] for r in seen]
+    assert np.allclose(lrs, [1e-3 * (1 - i / 5) for i in range(5)])  # annealed
+
+
+def test_a_resumed_run_has_parameters_moments_schedule_steps_and_random_numbers_bit_by_bit(tmp_path):
+    first = make(tmp_path)
+    first.fit(stop=lambda: first.epoch == 2)
+    second = resume(tmp_path, 2)
+    assert torch.equal(weights(first), weights(second))
+    assert (first.epoch, first.agent_steps) == (second.epoch, second.agent_steps) == (2, 128)
+    for p, q in zip(first.policy.parameters(), second.policy.parameters(), strict=True):
+        for name, moment in first.optimizer.state[p].items():
+            assert torch.equal(moment, second.optimizer.state[q][name]), name
+    assert torch.equal(first.generator.get_state(), second.generator.get_state())
+
+
+def test_resuming_twice_gives_the_same_run_bit_by_bit(tmp_path):
+    first = make(tmp_path)
+    first.fit(stop=lambda: first.epoch == 2)
+    ends = []
+    for _ in range(2):
+        again = resume(tmp_path, 2)
+        again.fit()
+        ends.append(weights(again))
+    assert again.epoch == 4 and torch.equal(*ends)
+    assert not torch.equal(ends[0], weights(first))
+
+
+def test_interrupted_between_checkpoints_loses_no_finished_epoch(tmp_path):
+    trainer = make(tmp_path, checkpoint_interval=100)
+    assert not trainer.fit(stop=lambda: trainer.epoch == 3)
+    assert [epoch for epoch, _ in trainer.run.checkpoints()] == [3]
+
+
+def test_channels_last_weights_and_moments_survive_a_checkpoint(tmp_path):
+    """Fused Adam takes memory as it lies: a moment laid out unlike its parameter would be scrambled."""
+    from pufferlib_kcore.training.trainer import load_optimizer, make_optimizer
+
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 4, 5).to(memory_format=torch.channels_last) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    optimizers = [make_optimizer(layer, 1e-2) for layer in layers]
+    x = torch.randn(2, 3, 9, 9)
+
+    def train(i):
+        optimizers[i].zero_grad()
+        layers[i](x).square().sum().backward()
+        optimizers[i].step()
+
+    train(0)
+    path = tmp_path / "model_000001.state.pt"
+    state = {"format": "pufferlib_kcore.state", "version": 1, "epoch": 1, "agent_steps": 1}
+    checkpoints.save(path, {**state, "optimizer": optimizers[0].state_dict()})
+    layers[1].load_state_dict(layers[0].state_dict())
+    load_optimizer(optimizers[1], checkpoints.load(path)["optimizer"])
+    train(0), train(1)
+    assert torch.allclose(layers[0].weight, layers[1].weight, atol=1e-7)
+
+
+def test_divergence_keeps_the_last_good_checkpoint(tmp_path):
+    vec = Countdown([20] * 4)
+    trainer = make(tmp_path, vec=vec, checkpoint_interval=1)
+    vec.bad_at = 40  # observations turn to nan in the third rollout
+    with pytest.raises(Diverged):
+        trainer.fit()
+    assert [epoch for epoch, _ in trainer.run.checkpoints()] == [1, 2]
+    kept = checkpoints.load(trainer.run.model_path(2))["state_dict"]
+    assert all(torch.isfinite(tensor).all() for tensor in kept.values())
+
+
+def test_a_failing_environment_keeps_what_was_learned_before(tmp_path):
+    class Breaking(Countdown):
+        def send(self, g, actions):
+            super().send(g, actions)
+            if self.sent == 40:
+                raise RuntimeError("broken")
+
+    trainer = make(tmp_path, vec=Breaking([20] * 4), checkpoint_interval=100)
+    with pytest.raises(RuntimeError, match="broken"):
+        trainer.fit()
+    assert [epoch for epoch, _ in trainer.run.checkpoints()] == [2]
+
+
+def test_epochs_without_a_finished_episode_are_recorded_as_unknown(tmp_path):
+    trainer = make(tmp_path, vec=Countdown([1000] * 4), total_timesteps=64)
+    seen = []
+    trainer.reporters = [seen.append]
+    trainer.fit()
+    assert math.isnan(seen[0]["episode_return"])
+    assert trainer.run.metrics()[0]["episode_return"] is None
+
+
+def test_random_state_round_trips_as_plain_data(tmp_path):
+    generator = torch.Generator().manual_seed(4)
+    rng = checkpoints.plain(get_rng(generator))
+    drawn = torch.rand(3, generator=generator), torch.rand(3), np.random.rand(3)
+    set_rng(rng, generator)
+    again = torch.rand(3, generator=generator), torch.rand(3), np.random.rand(3)
+    assert all(np.array_equal(a, b) for a, b in zip(drawn, again, strict=True))
+
+
+def test_learns_a_trivial_task(tmp_path):
+    """Reward 1 for action 2 only: the policy comes to choose it."""
+
+    class Prefers(Countdown):
+        def send(self, g, actions):
+            super().send(g, actions)
+            self.rewards[self.groups[g]] *= actions == 2
+
+    trainer = make(
+        tmp_path, vec=Prefers([8] * 4), total_timesteps=64 * 60, learning_rate=0.02, anneal_lr=False
+    )
+    trainer.fit()
+    assert (trainer.collector.data.actions == 2)[trainer.collector.data.valid].float().mean() > 0.9

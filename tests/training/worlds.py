@@ -1,0 +1,120 @@
+"""Small worlds with known answers: a scripted vectorized environment, and tiny policies."""
+
+from collections import namedtuple
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pufferlib.models
+import torch
+
+from pufferlib_kcore.training.clock import Clock  # noqa: F401  (re-exported for the tests)
+
+Step = namedtuple("Step", "obs rewards terminals truncations infos env_ids")
+
+
+class Countdown:
+    """N environments with PufferLib's semantics. Observation: [env, episode, its step, last action].
+
+    Environment n's episodes last `lengths[n]` steps, and are truncated where `truncates[n]`, else terminal;
+    each step earns 1. The step after an end ignores its action and resets.
+    """
+
+    def __init__(self, lengths, truncates=None, groups=1, bad_at=None):
+        self.lengths = np.array(lengths)
+        N = self.num_envs = len(lengths)
+        self.truncates = np.array(truncates if truncates is not None else [False] * N)
+        self.groups = np.split(np.arange(N), groups)
+        self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+        self.single_action_space = gymnasium.spaces.Discrete(3)
+        self.bad_at, self.sent = bad_at, 0
+        self.received_twice = False
+
+    def reset(self, seed):
+        self.state = np.zeros((self.num_envs, 4), np.float32)
+        self.state[:, 0] = np.arange(self.num_envs)
+        self.rewards = np.zeros(self.num_envs, np.float32)
+        self.terminals = np.zeros(self.num_envs, bool)
+        self.truncations = np.zeros(self.num_envs, bool)
+        self.infos = [[] for _ in self.groups]
+        self.waiting = [False] * len(self.groups)
+
+    def recv(self, g):
+        assert not self.waiting[g], "received twice without a send"
+        self.waiting[g] = True
+        ids = self.groups[g]
+        infos, self.infos[g] = self.infos[g], []
+        return Step(
+            self.state[ids],
+            self.rewards[ids],
+            self.terminals[ids],
+            self.truncations[ids],
+            infos,
+            ids,
+        )
+
+    def send(self, g, actions):
+        assert self.waiting[g], "sent without a receive"
+        self.waiting[g] = False
+        self.sent += 1
+        for n, action in zip(self.groups[g], actions, strict=True):
+            if self.terminals[n] or self.truncations[n]:  # the dummy step
+                self.state[n, 1:] = self.state[n, 1] + 1, 0, 0
+                self.rewards[n] = 0
+                self.terminals[n] = self.truncations[n] = False
+                continue
+            self.state[n, 2] += 1
+            self.state[n, 3] = action
+            self.rewards[n] = 1
+            if self.state[n, 2] == self.lengths[n]:
+                self.truncations[n], self.terminals[n] = self.truncates[n], not self.truncates[n]
+                length = int(self.lengths[n])
+                self.infos[g].append({"episode_return": float(length), "episode_length": length})
+        if self.bad_at is not None and self.sent >= self.bad_at:
+            self.state[:] = np.nan
+
+    def close(self):
+        pass
+
+
+def tiny_policy(vec, recurrent=True, hidden=8, layers=1, seed=0):
+    """PufferLib's Default, and LSTMWrapper around it."""
+    torch.manual_seed(seed)
+    env = SimpleNamespace(
+        single_observation_space=vec.single_observation_space,
+        single_action_space=vec.single_action_space,
+        observation_space=vec.single_observation_space,
+    )
+    policy = pufferlib.models.Default(env, hidden_size=hidden)
+    if recurrent:
+        policy = pufferlib.models.LSTMWrapper(env, policy, hidden, hidden, num_layers=layers)
+    for p in policy.parameters():  # no symmetric start: every weight counts
+        torch.nn.init.normal_(p, std=0.4)
+    return policy
+
+
+def train_settings(**changes):
+    """The [train] settings that the trainer reads, small."""
+    settings = dict(
+        batch_size=64,
+        minibatch_size=32,
+        bptt_horizon=4,
+        update_epochs=2,
+        total_timesteps=64 * 4,
+        checkpoint_interval=2,
+        learning_rate=1e-3,
+        anneal_lr=True,
+        gamma=0.9,
+        gae_lambda=0.8,
+        clip_coef=0.2,
+        clip_vloss=True,
+        vf_coef=0.5,
+        vf_clip_coef=0.2,
+        max_grad_norm=0.5,
+        ent_coef=0.01,
+        norm_adv=True,
+        target_kl=None,
+        precision="float32",
+        keep_state="auto",
+    )
+    return SimpleNamespace(**{**settings, **changes})
