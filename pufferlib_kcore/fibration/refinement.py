@@ -1,0 +1,176 @@
+"""Refinement: color every space from the inputs on, spaces on a cycle together until nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from pufferlib_kcore.fibration import coloring
+from pufferlib_kcore.fibration.partition import meet, one_block, singletons
+from pufferlib_kcore.fibration.quotient import FOLD, Fibers, Table, Tensors, carry
+from pufferlib_kcore.fibration.recurrent import Join, State, Step, add, plain_step
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Parameters that stand side by side with others in a space's rows, and how several become one."""
+
+    names: tuple[str, ...]
+    join: Join = add
+
+
+@dataclass(frozen=True)
+class Producer:
+    """What writes a space. Rows of all its gates are clustered together, then `step` makes fibers of them."""
+
+    columns: tuple[Columns, ...]
+    gates: int = 1
+    step: Step = plain_step
+
+
+@dataclass(frozen=True)
+class Space:
+    """One population of neurons."""
+
+    name: str
+    units: int
+    kind: str  # "linear", "cnn", "lstm" or "critic"
+    producers: tuple[Producer, ...]
+    whole: str | None = None  # why it is never merged
+
+
+def color_spaces(
+    spaces: Sequence[Space],
+    tensors: Tensors,
+    table: Table,
+    thresholds: Mapping[str, float],
+    published: bool = False,
+) -> dict[str, np.ndarray]:
+    """Fibers of every space.
+
+    thresholds  space -> cosine distance in [0, 2]
+    published   the published recipe: at most 5 rounds on a cycle, recurrent biases left out of the colors;
+                otherwise to the fixpoint, which takes at most as many rounds as there are units
+    Returns {space: int64 labels (units,)}.
+    """
+    fibers = {space.name: singletons(space.units) for space in spaces if space.whole}
+    free = [space for space in spaces if not space.whole]
+    for block in blocks(free, table):
+        rounds = 5 if published else sum(space.units for space in block)
+        fibers |= refine(block, tensors, table, thresholds, fibers, rounds, biased=not published)
+    return fibers
+
+
+def reads(names: Collection[str], table: Table) -> set[str]:
+    """The spaces that these parameters read."""
+    return {s.space for name in names for axis in table[name] for s in axis if s.space and s.role == "in"}
+
+
+def blocks(spaces: Sequence[Space], table: Table) -> Iterator[list[Space]]:
+    """Spaces in an order in which each comes after all that it reads; those on a common cycle together."""
+    index = {space.name: i for i, space in enumerate(spaces)}
+    edges = [
+        (index[source], target)
+        for target, space in enumerate(spaces)
+        for source in reads([n for p in space.producers for c in p.columns for n in c.names], table)
+        if source in index
+    ]
+    shape = (len(spaces), len(spaces))
+    source, target = np.array(edges, int).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges)), (source, target)), shape=shape)
+    _, block = connected_components(graph, connection="strong")
+    before = TopologicalSorter({b: set() for b in block})
+    for a, b in zip(block[source], block[target], strict=True):
+        if a != b:
+            before.add(b, a)
+    for b in before.static_order():
+        yield [space for space, of in zip(spaces, block, strict=True) if of == b]
+
+
+def refine(
+    block: Sequence[Space],
+    tensors: Tensors,
+    table: Table,
+    thresholds: Mapping[str, float],
+    given: Fibers,
+    rounds: int,
+    biased: bool = True,
+) -> dict[str, np.ndarray]:
+    """Color spaces that read one another: start with one fiber each, split until nothing changes.
+
+    given  fibers of the spaces read from outside the block. A space is colored again only when fibers it
+    reads have changed. Above threshold 0 rounds may come back to where they were: that ends them, too.
+    """
+    fibers = {space.name: one_block(space.units) for space in block}
+    rows = {s.name: [Rows(s, producer, tensors, table, biased) for producer in s.producers] for s in block}
+    state: dict[str, list[State]] = {
+        s.name: [(fibers[s.name], fibers[s.name]) for _ in s.producers] for s in block
+    }
+    stale, seen = set(fibers), set()
+    for _ in range(rounds):
+        now = {**given, **fibers}
+        for name in stale:
+            colors = [r.colors(now, thresholds[name]) for r in rows[name]]
+            state[name] = [r.producer.step(c, s) for r, c, s in zip(rows[name], colors, state[name], strict=True)]
+        new = {name: meet(*(s[-1] for s in state[name])) for name in stale}
+        changed = {name for name in stale if not np.array_equal(new[name], fibers[name])}
+        fibers |= new
+        stale = {name for name in fibers if any(r.reads & changed for r in rows[name])}
+        key = b"".join(p.tobytes() for states in state.values() for s in states for p in s)
+        if not stale or key in seen:
+            break
+        seen.add(key)
+    return fibers
+
+
+class Rows:
+    """The rows of one producer, as inner products; a block of columns is kept until fibers it reads change."""
+
+    def __init__(self, space: Space, producer: Producer, tensors: Tensors, table: Table, biased: bool):
+        self.space, self.producer, self.tensors, self.table = space, producer, tensors, table
+        self.columns = [
+            c
+            for c in producer.columns
+            if biased or space.kind != "lstm" or any(tensors[name].ndim > 1 for name in c.names)
+        ]
+        self.reads = reads([name for c in self.columns for name in c.names], table)
+        self.kept: dict[Columns, tuple[bytes, np.ndarray]] = {}
+        self.unfolded = np.sqrt(sum((self.block(c, {}) ** 2).sum(axis=1) for c in self.columns))
+
+    def colors(self, fibers: Fibers, threshold: float) -> np.ndarray:
+        """Clusters of all gates' rows together.  -> (gates, units)"""
+        products = np.zeros((len(self.unfolded), len(self.unfolded)))
+        for columns in self.columns:
+            products += self.products(columns, fibers)
+        return coloring.cut(products, threshold, self.unfolded).reshape(self.producer.gates, -1)
+
+    def products(self, columns: Columns, fibers: Fibers) -> np.ndarray:
+        """Inner products of the rows over one block of columns.  -> (gates * units, gates * units)"""
+        read = reads(columns.names, self.table)
+        key = b"".join(fibers[space].tobytes() for space in sorted(read))
+        if self.kept.get(columns, (None,))[0] != key:
+            block = self.block(columns, fibers)
+            self.kept[columns] = key, block @ block.T
+        return self.kept[columns][1]
+
+    def block(self, columns: Columns, fibers: Fibers) -> np.ndarray:
+        """The folded rows of one block of columns.  -> (gates * units, D)"""
+        return columns.join(*(self.folded(name, fibers) for name in columns.names))
+
+    def folded(self, name: str, fibers: Fibers) -> np.ndarray:
+        """A parameter's rows, its input axes summed over the fibers they read.  -> (gates * units, d)"""
+        x = carry(self.tensors[name].double(), self.table[name], fibers, FOLD)
+        dim, written = next(
+            (dim, s)
+            for dim, axis in enumerate(self.table[name])
+            for s in axis
+            if s.role == "out" and s.space == self.space.name
+        )
+        gates, units = self.producer.gates, self.space.units
+        x = x.movedim(dim, 0).reshape(gates, written.outer // gates, units, -1)
+        return x.transpose(1, 2).reshape(gates * units, -1).cpu().numpy()

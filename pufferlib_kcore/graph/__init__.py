@@ -1,0 +1,9 @@
+"""The engine on whole policies: trace, color, collapse, lift, rebuild."""
+
+from pufferlib_kcore.graph.collapse import Collapse, collapse, lift
+from pufferlib_kcore.graph.inspection import Spaces, spaces
+from pufferlib_kcore.graph.optimizer import collapse_optimizer
+from pufferlib_kcore.graph.rebuild import resize
+from pufferlib_kcore.graph.trace import rule
+
+__all__ = ["Collapse", "Spaces", "collapse", "collapse_optimizer", "lift", "resize", "rule", "spaces"]

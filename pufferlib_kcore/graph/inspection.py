@@ -1,0 +1,54 @@
+"""Inspection: the spaces of a policy, before anything is done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pufferlib_kcore.fibration.refinement import reads
+from pufferlib_kcore.graph.network import network_of
+from pufferlib_kcore.graph.report import aligned, written_space
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What `spaces` found; prints as a table."""
+
+    rows: list[dict[str, Any]]  # space, kind, units, written_by, read_by, reason
+
+    def __str__(self) -> str:
+        rows = [
+            [r["space"], r["kind"], r["units"], ", ".join(r["written_by"]), ", ".join(r["read_by"]), r["reason"] or ""]
+            for r in self.rows
+        ]
+        return aligned([["space", "kind", "units", "written by", "read by", "left whole"], *rows], right=[2])
+
+
+def spaces(
+    policy: nn.Module,
+    example_inputs: tuple,
+    *,
+    method: str = "forward",
+    value: str | int | None = None,
+    ignore: Sequence[str] = (),
+) -> Spaces:
+    """Every space of a policy: who writes it, who reads it, and why it cannot be merged, if so.
+
+    Arguments and errors as those of `collapse`.
+    """
+    network = network_of(policy, example_inputs, method, value, ignore)
+    rows = [
+        {
+            "space": space.name,
+            "kind": space.kind,
+            "units": space.units,
+            "written_by": [name for name in network.table if written_space(network, name) == space.name],
+            "read_by": [name for name in network.table if space.name in reads([name], network.table)],
+            "reason": space.whole,
+        }
+        for space in network.spaces
+    ]
+    return Spaces(rows)

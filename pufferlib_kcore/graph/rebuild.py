@@ -1,0 +1,72 @@
+"""Rebuilding: a policy of the same class with parameters of other shapes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.fibration.quotient import Axis
+from pufferlib_kcore.graph.network import Network, network_of
+from pufferlib_kcore.graph.sizes import known_sizes, set_attribute
+
+
+def width(axis: Axis, widths: Mapping[str, int]) -> int:
+    """The length of an axis once each space has `widths[space]` units."""
+    return sum(s.outer * widths.get(s.space or "", s.units) * s.inner for s in axis)
+
+
+def rebuild(policy: nn.Module, network: Network, tensors: Mapping[str, Tensor], widths: Mapping[str, int]) -> nn.Module:
+    """A copy of the policy with these parameters, and every number that its modules keep set to fit.
+
+    tensors  parameter or buffer name -> values, of any shape;  widths  space -> units
+    """
+    policy = copy.deepcopy(policy)
+    named = dict([*policy.named_parameters(), *policy.named_buffers()])
+    for name, tensor in tensors.items():
+        named[name].data = tensor.clone()
+    for module in policy.modules():
+        for attribute, (parameter, dim) in known_sizes(module).items():
+            setattr(module, attribute, getattr(module, parameter).shape[dim])
+    for kept, axis in network.attributes:
+        set_attribute(policy, kept, width(axis, widths))
+    return policy
+
+
+def resize(
+    policy: nn.Module, shapes: Mapping[str, Sequence[int]], example_inputs: tuple, method: str = "forward"
+) -> nn.Module:
+    """A policy of the same class whose parameters have these shapes, their values to be loaded.
+
+    shapes  name in the state_dict -> shape, as of a collapsed policy
+    Raises UserError where no widths of the policy's spaces give these shapes.
+    """
+    network = network_of(policy, example_inputs, method)
+    wanted = {name: tuple(shape) for name, shape in shapes.items()}
+    widths = solve_widths(network, wanted)
+    named = dict([*policy.named_parameters(), *policy.named_buffers()])
+    tensors = {
+        name: named[name].new_zeros([width(axis, widths) for axis in axes]) for name, axes in network.table.items()
+    }
+    resized = rebuild(policy, network, tensors, widths)
+    found = {name: tuple(tensor.shape) for name, tensor in resized.state_dict().items()}
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise UserError(
+                f"{name} should have shape {wanted.get(name)}, and {type(policy).__name__} can only give it "
+                f"{found.get(name)}: these shapes come from another policy or other arguments"
+            )
+    return resized
+
+
+def solve_widths(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Space -> units, read off the axes that belong to one space alone."""
+    widths = {}
+    for name, axes in network.table.items():
+        for axis, size in zip(axes, shapes.get(name, ()), strict=False):
+            if len(axis) == 1 and axis[0].space and axis[0].role == "out":
+                widths[axis[0].space] = max(1, size // (axis[0].outer * axis[0].inner))
+    return widths

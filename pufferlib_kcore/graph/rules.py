@@ -1,0 +1,251 @@
+"""Rules: what each operation does to neurons. A new kind of layer is one more function here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pufferlib_kcore.fibration.recurrent import CELLS, Cell
+from pufferlib_kcore.fibration.refinement import Columns
+from pufferlib_kcore.graph.trace import Trace, rule, tensors_in
+
+# Layers: parameters that write and read neurons ------------------------------------------------------
+
+
+@rule("linear")
+def linear(trace: Trace, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    trace.read(weight, 1, trace.along(x, -1))
+    return trace.spread(trace.write((weight, 0), (bias, 0), kind="linear"), out, -1)
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def convolution(
+    trace: Trace, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, groups: int = 1
+) -> Tensor:
+    channel = 1 - weight.ndim  # counted from the end: a batch axis may be missing
+    units = trace.write((weight, 0), (bias, 0), kind="cnn")
+    if weight.shape[1] == x.shape[channel]:
+        trace.read(weight, 1, trace.along(x, channel))
+    else:
+        for neurons in (trace.neurons(x), units):
+            trace.protect(neurons, f"{trace.here()} has groups")
+    return trace.spread(units, out, channel)
+
+
+def stacked(
+    trace: Trace,
+    out: tuple[Tensor, ...],
+    x: Tensor,
+    hx: Tensor | tuple[Tensor, ...],
+    weights: Sequence[Tensor],
+    biased: bool,
+    layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+    batch_first: bool,
+    *,
+    cell: Cell,
+) -> tuple[Tensor, ...]:
+    """A recurrent module of several layers.  out: (sequence, *last states)"""
+    if not isinstance(biased, bool):  # another signature
+        raise trace.refuse("packed sequences are not followed; give it a padded tensor")
+    if bidirectional:
+        raise trace.refuse("it runs in both directions, and its layers are not colored")
+    per_layer = 4 if biased else 2
+    if len(weights) != layers * per_layer:
+        raise trace.refuse("its hidden state is projected (proj_size), which is not colored")
+    below, written = trace.along(x, -1), []
+    for layer in range(layers):
+        parameters = weights[layer * per_layer : (layer + 1) * per_layer]
+        below = write_cell(trace, below, *parameters, cell=cell, layer=layer if layers > 1 else None)
+        written.append(below)
+    trace.same_width.append(written)
+    state = torch.stack([units.expand(out[1].shape[1:]) for units in written])  # (layers, [batch,] units)
+    for h in tensors_in(hx):
+        give_state(trace, h, state)
+    trace.state_outputs |= {id(h) for h in out[1:]}
+    return trace.spread(below, out[0], -1), *[state] * (len(out) - 1)
+
+
+def single(
+    trace: Trace, out: Any, x: Tensor, hx: Any, w_ih: Tensor, w_hh: Tensor, *biases: Tensor, cell: Cell
+) -> tuple[Tensor, ...]:
+    """A recurrent cell that runs for one step.  out: the new state, one tensor or two"""
+    units = write_cell(trace, trace.along(x, -1), w_ih, w_hh, *biases, cell=cell)
+    states = list(tensors_in(out))
+    for h in tensors_in(hx):
+        give_state(trace, h, units.expand(h.shape))
+    trace.state_outputs |= {id(h) for h in states}
+    return tuple(units.expand(h.shape) for h in states)
+
+
+for name, cell in CELLS.items():
+    rule(name)(partial(stacked, cell=cell))
+    rule(f"{name}_cell")(partial(single, cell=cell))
+
+
+def write_cell(
+    trace: Trace, below: Tensor, w_ih: Tensor, w_hh: Tensor, *biases: Tensor, cell: Cell, layer: int | None = None
+) -> Tensor:
+    """One layer of recurrent units that read neurons `below` and themselves.  -> (units,)"""
+    names = [trace.name(p) or "" for p in (w_ih, w_hh, *biases)]
+    columns = [Columns((names[0],)), Columns((names[1],))]
+    if biases:
+        columns.append(Columns((names[2], names[3]), cell.biases))
+    units = trace.write(
+        *((p, 0) for p in (w_ih, w_hh, *biases)),
+        kind="lstm",
+        gates=cell.gates,
+        step=cell.step,
+        columns=columns,
+        name=None if layer is None else f"{names[0].rpartition('.')[0]}.l{layer}".lstrip("."),
+    )
+    trace.read(w_ih, 1, below)
+    trace.read(w_hh, 1, units)
+    return units
+
+
+def give_state(trace: Trace, h: Tensor, units: Tensor) -> None:
+    """A state handed to recurrent units: neurons of ours, an input of the policy, or a constant."""
+    neurons = trace.neurons(h)
+    if (neurons < 0).all() and len(neurons.unique()) == 1:
+        trace.state_inputs[-1 - int(neurons.flatten()[0])] = units
+    elif (neurons > 0).any() or (h != h.flatten()[0]).any():
+        trace.unite(neurons.expand(units.shape), units)
+
+
+# Arithmetic: the same function of every neuron -------------------------------------------------------
+
+ACTIVATIONS = """relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid logsigmoid hardtanh hardsigmoid
+    hardswish hardshrink softshrink tanhshrink softplus softsign threshold exp exp2 expm1 log log2 log1p sqrt rsqrt
+    square abs neg negative sign sin cos tan asin acos atan sinh cosh erf reciprocal floor ceil round trunc frac
+    clamp clip clamp_min clamp_max nan_to_num isnan isinf isfinite logical_not invert bitwise_not pos dropout
+    alpha_dropout feature_dropout dropout1d dropout2d dropout3d masked_fill where lerp addcmul addcdiv maximum
+    minimum fmax fmin atan2 fmod remainder eq ne lt le gt ge logical_and logical_or logical_xor""".split()
+OPERATORS = "add sub mul div truediv floordiv mod pow and or xor".split()
+NAMED = "subtract multiply divide true_divide floor_divide float_power rsub".split()
+
+
+@rule(*ACTIVATIONS, *NAMED, *(prefix + name for name in OPERATORS for prefix in ("", "r", "i")))
+def elementwise(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    neurons = None
+    for x in tensors_in((args, kwargs)):
+        ids = trace.neurons(x)
+        if ids.any() or (x != x.flatten()[:1]).any():  # else a constant, the same for every neuron
+            ids = ids.reshape((1,) * (out.ndim - ids.ndim) + tuple(ids.shape))
+            neurons = ids if neurons is None else together(trace, neurons, ids)
+    return neurons.expand(out.shape)
+
+
+def together(trace: Trace, a: Tensor, b: Tensor) -> Tensor:
+    """The neurons of an elementwise function of two tensors, of as many axes each."""
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    shared_a = {dim for dim, size in enumerate(shape) if a.shape[dim] != size}  # one entry serves all of b
+    shared_b = {dim for dim, size in enumerate(shape) if b.shape[dim] != size}
+    along_a, along_b = varies(a), varies(b)
+    a, b = a.expand(shape), b.expand(shape)
+    a_is_free = along_a and along_a <= shared_b  # what meets each neuron of a is the same for all of them
+    b_is_free = along_b and along_b <= shared_a
+    if a_is_free and b_is_free:
+        trace.protect(torch.stack([a, b]), f"{trace.here()} pairs each with each of others")
+        return torch.zeros_like(a)
+    if a_is_free or b_is_free:
+        return a if a_is_free else b
+    trace.unite(a, b)
+    return torch.where(a == b, a, torch.maximum(a, b).clamp(min=0))
+
+
+def varies(neurons: Tensor) -> set[int]:
+    """The axes along which neurons differ."""
+    return {dim for dim in range(neurons.ndim) if (neurons != neurons.narrow(dim, 0, 1)).any()}
+
+
+@rule(*"float double half bfloat16 long to type type_as clone detach contiguous cpu cuda data alias".split())
+def same(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return trace.neurons(x)
+
+
+# Movement: neurons move as their values do -----------------------------------------------------------
+
+
+@rule(*"view reshape flatten unflatten ravel squeeze unsqueeze view_as reshape_as".split())
+def in_order(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return trace.neurons(x).reshape(out.shape)
+
+
+@rule(
+    *"""permute transpose swapaxes swapdims movedim moveaxis t T mT expand expand_as broadcast_to broadcast_tensors
+    repeat tile repeat_interleave cat concat concatenate stack hstack vstack chunk split tensor_split unbind narrow
+    select getitem index_select roll flip unfold pixel_shuffle pixel_unshuffle""".split()
+)
+def moved(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> Any:
+    def shadow(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return trace.neurons(value)
+        return type(value)(shadow(v) for v in value) if isinstance(value, (tuple, list)) else value
+
+    first = len(args) if trace.operation == "broadcast_tensors" else 1  # others take indices and sizes, too
+    args = tuple(shadow(value) if i < first else value for i, value in enumerate(args))
+    return trace.func(*args, **{k: shadow(v) if k in ("tensors", "input") else v for k, v in kwargs.items()})
+
+
+# Reductions ------------------------------------------------------------------------------------------
+
+
+POOLS = [f"{pool}_pool{d}d" for pool in ("max", "avg", "lp", "adaptive_max", "adaptive_avg") for d in (1, 2, 3)]
+
+
+@rule(*POOLS, "pad", "interpolate")
+def within_channels(trace: Trace, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    """Every channel by itself, over the last axes; a border of constants is the same for all of them."""
+    if trace.operation == "pad":
+        places = len(args[0] if args else kwargs["pad"]) // 2
+    else:
+        places = x.ndim - 2 if trace.operation == "interpolate" else int(trace.operation[-2])
+    neurons = reduced(trace, x, range(-places, 0))
+    return tuple(neurons.expand(y.shape) for y in tensors_in(out))
+
+
+@rule("sum", "mean", "prod", "logsumexp", "median", "amax", "amin", "max", "min")
+def reduction(
+    trace: Trace, out: Any, x: Tensor, dim: Any = None, *args: Any, **kwargs: Any
+) -> Tensor | tuple[Tensor, ...]:
+    if isinstance(dim, Tensor):  # max(a, b)
+        return elementwise(trace, out, x, dim)
+    dims = range(x.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
+    neurons = reduced(trace, x, dims, counts=trace.operation not in ("amax", "amin", "max", "min"))
+    return tuple(neurons.reshape(y.shape) for y in tensors_in(out))
+
+
+def reduced(trace: Trace, x: Tensor, dims: Iterable[int], counts: bool = True) -> Tensor:
+    """The neurons of x with these axes cut to one entry. None where the axes go over different neurons,
+
+    which are protected if the result `counts` how many of them are equal.
+    """
+    neurons = trace.neurons(x)
+    for dim in dims:
+        first = neurons.narrow(dim, 0, 1)
+        if (neurons != first).any():
+            if counts:
+                trace.protect(neurons, f"{trace.here()} goes over its neurons")
+            first = torch.zeros_like(first)
+        neurons = first
+    return neurons
+
+
+@rule("any", "all", "is_all_true", "is_any_true")
+def questions(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """How many neurons agree does not matter: merging changes no answer."""
+    return torch.zeros(out.shape, dtype=torch.int64, device=out.device)
+
+
+@rule(*"softmax log_softmax layer_norm group_norm normalize cumsum argmax argmin sort topk".split())
+def mixing(trace: Trace, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Each result depends on how many neurons there are, and on their order."""
+    trace.protect(trace.neurons(x), f"{trace.here()} mixes its neurons")
+    return tuple(torch.zeros(y.shape, dtype=torch.int64, device=y.device) for y in tensors_in(out))

@@ -1,0 +1,314 @@
+"""Tracing: one run of a policy, unedited, in which every activation element carries its neuron's number."""
+
+from __future__ import annotations
+
+import sys
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.fibration.recurrent import Step, plain_step
+from pufferlib_kcore.fibration.refinement import Columns
+from pufferlib_kcore.graph.sizes import Attribute, axis_of, learn_sizes, tagged_shape
+
+RULES: dict[str, Callable] = {}  # operation -> rule(trace, out, *args, **kwargs) -> neurons of out
+ASKS_A_VALUE = {"item", "tolist", "numpy", "bool", "int", "float", "index", "complex"}
+INPUT = -1  # among the sources of a tensor: the policy's inputs
+
+
+def rule(*operations: str) -> Callable:
+    """Teach the tracer operations by name: "relu" stands for F.relu, Tensor.relu and Tensor.relu_.
+
+    The rule gets the trace, the operation's result and its arguments. It declares which axes of which
+    parameters write or read neurons, and returns the neurons of the result's elements, in the result's
+    shape (a tuple of such for several results):
+
+        @rule("linear")
+        def linear(trace, out, x, weight, bias=None):
+            trace.read(weight, 1, trace.along(x, -1))
+            units = trace.write((weight, 0), (bias, 0), kind="linear")
+            return trace.spread(units, out, -1)
+    """
+
+    def register(function: Callable) -> Callable:
+        RULES.update(dict.fromkeys(operations, function))
+        return function
+
+    return register
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """What the tracer knows of a tensor."""
+
+    neurons: Tensor  # int64, the tensor's shape: > 0 a neuron, 0 nothing of ours, -1 - i the i-th input
+    sources: frozenset[int] = frozenset()  # the populations it was computed from
+
+
+@dataclass(frozen=True)
+class Population:
+    """Neurons written together, numbered first .. first + units - 1."""
+
+    name: str
+    kind: str
+    first: int
+    units: int
+    columns: tuple[Columns, ...]
+    gates: int
+    step: Step
+
+
+@dataclass(frozen=True)
+class Use:
+    """What one axis of one parameter does: its role, and the neurons of its positions."""
+
+    role: str  # "out": writes them, "in": sums over them
+    neurons: Tensor
+
+
+class Trace(TorchFunctionMode):
+    """The record of one run: which parameters write which neurons, which read them, which must agree."""
+
+    def __init__(self, policy: nn.Module, ignore: Sequence[str] = ()):
+        super().__init__()
+        self.policy, self.ignore = policy, tuple(ignore)
+        self.tensors: dict[str, Tensor] = dict([*policy.named_parameters(), *policy.named_buffers()])
+        self.populations: list[Population] = []
+        self.uses: dict[tuple[str, int], Use] = {}  # (parameter, axis)
+        self.united: list[tuple[Tensor, Tensor]] = []
+        self.protected: list[tuple[Tensor, str]] = []
+        self.same_width: list[list[Tensor]] = []  # populations that one module keeps at one width
+        self.state_inputs: dict[int, Tensor] = {}  # recurrent state given from outside -> its neurons
+        self.state_outputs: set[int] = set()
+        self.attributes: list[Attribute] = []
+        self.path: list[str] = []  # the modules that are running
+        self._names = {id(tensor): name for name, tensor in self.tensors.items()}
+        self._shadows: dict[int, tuple[Tensor, Shadow]] = {}  # tensors are kept, so that ids stay theirs
+        self.touched: set[str] = set()  # parameters that took part
+        self.count = 1  # neurons so far, and one more: number 0 is nobody
+        self._written: set[int] = set()  # populations of the operation that is running
+
+    # What a rule may ask and declare ------------------------------------------------------------------
+
+    def sources(self, x: Tensor) -> frozenset[int]:
+        """The indices of the populations that a tensor was computed from."""
+        return self._shadow(x).sources
+
+    def neurons(self, x: Tensor) -> Tensor:
+        """The neurons of a tensor's elements.  int64, the shape of x"""
+        return self._shadow(x).neurons
+
+    def along(self, x: Tensor, dim: int) -> Tensor:
+        """The neurons along one axis of x. Protected, and none, where they differ over the others.  -> (size,)"""
+        neurons = axis_of(self.neurons(x), dim)
+        if neurons is None:
+            self.protect(self.neurons(x), f"{self.here()} mixes it with others")
+            return torch.zeros(x.shape[dim], dtype=torch.int64, device=x.device)
+        return neurons
+
+    def spread(self, units: Tensor, out: Tensor, dim: int) -> Tensor:
+        """These neurons along one axis of `out`, the same at every other index.  (size,) -> shape of out"""
+        return units.reshape([-1 if d == dim % out.ndim else 1 for d in range(out.ndim)]).expand(out.shape)
+
+    def read(self, parameter: Tensor, dim: int, neurons: Tensor) -> None:
+        """An axis of a parameter is summed over these neurons."""
+        if self.name(parameter) is None:
+            self.protect(neurons, f"{self.here()} reads it through a computed matrix")
+        else:
+            self._use(parameter, dim, "in", neurons)
+
+    def write(
+        self,
+        *axes: tuple[Tensor | None, int],
+        kind: str,
+        gates: int = 1,
+        step: Step = plain_step,
+        columns: Sequence[Columns] | None = None,
+        name: str | None = None,
+    ) -> Tensor:
+        """Axes of parameters write one population of neurons.  -> (units,)
+
+        kind         which threshold it takes: "linear", "cnn" or "lstm"
+        gates, step  of a recurrent cell, whose gates' rows follow one another along the axes
+        columns      how the parameters make the rows to color; side by side where None
+        name         of the population; where None, of the module that holds the first parameter
+        """
+        written = [(parameter, dim) for parameter, dim in axes if parameter is not None]
+        parameter, dim = written[0]
+        units = parameter.shape[dim] // gates
+        first_name = self.name(parameter)
+        if first_name is None:
+            return torch.zeros(units, dtype=torch.int64, device=parameter.device)  # computed: cannot be merged
+        use = self.uses.get((first_name, dim))
+        if use is not None and use.role == "out":  # a module that runs again writes the same neurons
+            neurons = use.neurons[:units]
+        else:
+            neurons = torch.arange(self.count, self.count + units, device=parameter.device)
+            columns = columns or [Columns((self.name(p) or "",)) for p, _ in written]
+            name = name or first_name.rpartition(".")[0] or first_name
+            self.populations.append(Population(name, kind, self.count, units, tuple(columns), gates, step))
+            self.count += units
+        for parameter, dim in written:
+            self._use(parameter, dim, "out", neurons.repeat(gates))
+        self._written.add(self.population(int(neurons[0])))
+        return neurons
+
+    def unite(self, a: Tensor, b: Tensor) -> None:
+        """These neurons, pair by pair, can only be merged alike; what meets none of ours is protected."""
+        self.united.append((a, b))
+        self.protect(a[(b <= 0) & (a > 0)], f"{self.here()} joins it with what cannot be merged")
+        self.protect(b[(a <= 0) & (b > 0)], f"{self.here()} joins it with what cannot be merged")
+
+    def protect(self, neurons: Tensor, reason: str) -> None:
+        """These neurons are never merged."""
+        self.protected.append((neurons[neurons > 0], reason))
+
+    def refuse(self, why: str) -> UserError:
+        """The error that this operation cannot be traced."""
+        return UserError(f"{self.here()} cannot be traced: {why}")
+
+    def name(self, tensor: Tensor) -> str | None:
+        """The name of a parameter or buffer of the policy; None for any other tensor."""
+        return self._names.get(id(tensor))
+
+    def here(self) -> str:
+        """The operation that is running, and its module."""
+        return f"`{self.operation}` in {self.path[-1] if self.path else type(self.policy).__name__}"
+
+    # How a run is followed ----------------------------------------------------------------------------
+
+    def run(self, method: str, inputs: tuple) -> Any:
+        """Call a method of the policy, and record it.  -> its output"""
+        for i, x in enumerate(tensors_in(inputs)):
+            neurons = torch.full(x.shape, -1 - i, dtype=torch.int64, device=x.device)
+            self._keep(x, Shadow(neurons, frozenset({INPUT})))
+        with ExitStack() as stack:
+            for name, module in self.policy.named_modules():
+                before = module.register_forward_pre_hook(lambda *_, name=name: self.path.append(name))
+                after = module.register_forward_hook(lambda *_: self.path.pop() and None)
+                stack.callback(before.remove), stack.callback(after.remove)
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(self)
+            return getattr(self.policy, method)(*inputs)
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self.func, self.operation, self._written = func, operation_name(func), set()
+        if self.operation in ("shape", "size"):
+            return self._remembering(out, *args, **kwargs)
+        given = [x for x in tensors_in((args, kwargs)) if self.name(x) is None]
+        sources = frozenset().union(*(self._shadow(x).sources for x in given))
+        results = list(tensors_in(out))
+        if self.operation in ASKS_A_VALUE and not results and sources and not asked_by_torch():
+            raise self.refuse("the policy takes its course by a computed value, and one run shows one course only")
+        if results or self.operation == "setitem":
+            self.touched |= {name for x in tensors_in((args, kwargs)) if (name := self.name(x))}
+            neurons = self._follow(out, args, kwargs)
+            for x, ids in zip(results, neurons, strict=True):
+                self._keep(x, Shadow(ids, sources | self._written))
+            if len(results) == 1:
+                sizes = args[1:] if len(args) != 2 or not isinstance(args[1], (tuple, list)) else args[1]
+                learn_sizes(sizes, neurons[0])
+        return out
+
+    def _follow(self, out: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+        """The neurons of an operation's results."""
+        given = list(tensors_in((args, kwargs)))
+        function = RULES.get(self.operation)
+        neurons = [self.neurons(x).flatten() for x in given if self.name(x) is None]
+        parameters = [name for x in given if (name := self.name(x))]
+        if function and (parameters or any(ids.any() for ids in neurons)):
+            return list(tensors_in(function(self, out, *args, **kwargs)))
+        ours = {self.populations[self.population(n)].name for ids in neurons for n in ids[ids > 0].unique()}
+        if (ours or parameters) and not self._ignored(ours):
+            raise UserError(
+                f"{self.here()} is unknown: register a rule for it with "
+                f'@pufferlib_kcore.graph.rule("{self.operation}"), or leave what it touches whole with '
+                f"ignore={sorted(ours) or self.path[-1:]}"
+            )
+        for ids in neurons:
+            self.protect(ids, f"{self.here()} is unknown")
+        return [torch.zeros(x.shape, dtype=torch.int64, device=x.device) for x in tensors_in(out)]
+
+    def _ignored(self, populations: set[str]) -> bool:
+        """Whether the running module, or every one of these populations, is to be left whole."""
+        running = bool(self.path) and is_within(self.path[-1], self.ignore)
+        return running or bool(populations) and all(is_within(name, self.ignore) for name in populations)
+
+    def _shadow(self, x: Tensor) -> Shadow:
+        if id(x) not in self._shadows:
+            neurons = torch.zeros(x.shape, dtype=torch.int64, device=x.device)
+            vector = [dim for dim, size in enumerate(x.shape) if size > 1]
+            if isinstance(x, nn.Parameter) and self.name(x) and len(vector) == 1:  # it acts element by element, as a bias does
+                units = self.write((x, vector[0]), kind="linear", name=self.name(x))
+                neurons = self.spread(units, x, vector[0])
+            self._keep(x, Shadow(neurons, frozenset(self._written)))
+        return self._shadows[id(x)][1]
+
+    def _keep(self, x: Tensor, shadow: Shadow) -> None:
+        self._shadows[id(x)] = x, shadow
+
+    def _use(self, parameter: Tensor, dim: int, role: str, neurons: Tensor) -> None:
+        name = self.name(parameter)
+        assert name is not None
+        use = self.uses.setdefault((name, dim), Use(role, neurons))
+        if use.role == role:
+            self.unite(use.neurons, neurons)
+        else:
+            self.protect(torch.cat([use.neurons, neurons]), f"{name} is tied to it in two roles")
+
+    def population(self, neuron: int) -> int:
+        """The index of the population that a neuron belongs to."""
+        return bisect_right(self.populations, int(neuron), key=lambda population: population.first) - 1
+
+    def _remembering(self, out: Any, x: Tensor, dim: int | None = None) -> Any:
+        """A shape, or one size of it, that remembers which neurons lie along its axes."""
+        if self.name(x):
+            return out
+        shape = tagged_shape(self.neurons(x))
+        return shape if dim is None else shape[dim]
+
+
+def operation_name(func: Callable) -> str:
+    """The bare name of a torch function: `__add__` and `add_` are "add", `Tensor.shape.__get__` is "shape"."""
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        name = getattr(func.__self__, "__name__", "")  # type: ignore[attr-defined]
+    return name.strip("_")
+
+
+def asked_by_torch() -> bool:
+    """Whether torch itself asks for a value, as when a distribution checks its arguments."""
+    return sys._getframe(2).f_globals.get("__name__", "").startswith("torch.")
+
+
+def is_within(name: str, modules: Sequence[str]) -> bool:
+    """Whether a dotted name is one of these, or below one."""
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+def tensors_in(value: Any, strict: bool = False) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists, dicts, dataclasses and distributions, in order.
+
+    strict  raise a UserError for an object that may hide tensors
+    """
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from tensors_in(list(value.values()), strict)
+    elif isinstance(value, torch.distributions.Distribution) or is_dataclass(value):
+        yield from tensors_in(list(vars(value).values()), strict)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item, strict)
+    elif strict and not isinstance(value, (int, float, str, type(None))):
+        raise UserError(f"the policy returns a {type(value).__name__}: expected tensors in tuples, lists or dicts")
