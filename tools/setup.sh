@@ -10,7 +10,7 @@ find_uv() {
     uv --version >/dev/null 2>&1 && { echo uv; return; }
     if ! .uv/bin/uv --version >/dev/null 2>&1; then
         python3 -m venv .uv
-        .uv/bin/python -m pip install --quiet uv
+        .uv/bin/python -m pip install -qq uv
     fi
     echo .uv/bin/uv
 }
@@ -18,7 +18,7 @@ find_uv() {
 find_links() {
     local own="${PIP_FIND_LINKS:-$(python3 -m pip config get global.find-links 2>/dev/null || true)}"
     if [ -n "$own" ]; then
-        echo $own | tr ' ' ','
+        printf %s "$own" | tr -s '[:space:]' ','
     elif [ ! -e /proc/driver/nvidia/version ] && ! nvidia-smi >/dev/null 2>&1; then
         echo https://download.pytorch.org/whl/cpu/torch/
     fi
@@ -26,4 +26,5 @@ find_links() {
 
 export UV_FIND_LINKS="${UV_FIND_LINKS:-$(find_links)}"
 [ -n "$UV_FIND_LINKS" ] || unset UV_FIND_LINKS
-"$(find_uv)" sync --quiet
+echo "setting up .venv"
+"$(find_uv)" sync $([ -t 1 ] || echo --quiet)
