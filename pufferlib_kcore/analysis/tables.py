@@ -1,0 +1,58 @@
+"""Tables: rows of plain dicts that print as text and as HTML."""
+
+import html
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+class Table(list[dict[str, Any]]):
+    """A list of rows; str() aligns it, a notebook shows it as HTML."""
+
+    def __init__(self, rows: Iterable[dict[str, Any]] = ()):
+        super().__init__(dict(row) for row in rows)
+
+    @property
+    def columns(self) -> list[str]:
+        """The keys of the rows, in the order in which they first appear."""
+        return list(dict.fromkeys(key for row in self for key in row))
+
+    def only(self, columns: Iterable[str]) -> "Table":
+        """The table with these columns, in this order, less those that are empty in every row."""
+        kept = [name for name in columns if any(row.get(name) is not None for row in self)]
+        return Table({name: row.get(name) for name in kept} for row in self)
+
+    def __str__(self) -> str:
+        columns = []
+        for name in self.columns:
+            cells = [name, *(number(row.get(name)) for row in self)]
+            width = max(map(len, cells))
+            pad = str.rjust if self._numeric(name) else str.ljust
+            columns.append([pad(cell, width) for cell in cells])
+        return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+    def _repr_html_(self) -> str:
+        def line(tag: str, cells: dict[str, Any]) -> str:
+            flush = {name: ' class="number"' if self._numeric(name) else "" for name in cells}
+            inner = (f"<{tag}{flush[n]}>{html.escape(number(cell))}</{tag}>" for n, cell in cells.items())
+            return f"<tr>{''.join(inner)}</tr>\n"
+
+        names = self.columns
+        body = "".join(line("td", {name: row.get(name) for name in names}) for row in self)
+        head = line("th", {name: name for name in names})
+        return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>"
+
+    def _numeric(self, name: str) -> bool:
+        values = [row.get(name) for row in self if row.get(name) is not None]
+        return bool(values) and all(isinstance(value, (int, float)) for value in values)
+
+
+def number(value: Any) -> str:
+    """A value for people to read: 1,234,567 and 312.5; nothing for None and nan."""
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if float(value).is_integer() or abs(value) >= 10_000:
+        return f"{value:,.0f}"
+    return f"{value:,.4g}"
