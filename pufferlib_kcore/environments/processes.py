@@ -168,7 +168,10 @@ def _fate(process: Any) -> str:
 
 
 def _tail(wire: Wire, size: int = 4000) -> str:
-    """The last characters that the worker printed."""
+    """The last characters that the worker printed; of a crash, where it was first."""
     length = os.fstat(wire.output.fileno()).st_size
-    text = os.pread(wire.output.fileno(), size, max(0, length - size))
-    return text.decode(errors="replace").strip()
+    text = (
+        os.pread(wire.output.fileno(), 1 << 16, max(0, length - (1 << 16))).decode(errors="replace").strip()
+    )
+    crash = text.rfind("Fatal Python error")
+    return text[-size:] if crash < 0 else text[crash:][:size]

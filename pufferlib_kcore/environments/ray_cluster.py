@@ -62,8 +62,8 @@ class Ray(pufferlib.vector.Ray):
 
     def send(self, group: int, actions: np.ndarray) -> None:
         """Start the next step of all.  actions: (num_envs, *action)"""
-        self.turns.take(group, "send", then="recv")
         actions = as_actions(actions, self.num_envs, self.single_action_space)
+        self.turns.take(group, "send", then="recv")
         self._ask("send", np.split(actions, self.num_workers))
 
     def _ask(self, method: str, arguments: list) -> None:

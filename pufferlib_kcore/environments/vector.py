@@ -88,8 +88,9 @@ class Serial(pufferlib.vector.Serial):
         return Batch(obs, rewards, terminals, truncations, infos, ids)
 
     def send(self, group: int, actions: np.ndarray) -> None:
+        actions = as_actions(actions, self.num_envs, self.single_action_space)
         self.turns.take(group, "send", then="recv")
-        super().send(as_actions(actions, self.num_envs, self.single_action_space))
+        super().send(actions)
 
     def close(self) -> None:
         self.turns.close()
