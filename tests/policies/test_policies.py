@@ -1,4 +1,4 @@
-"""Policies: built from plain data with no env, with the sizes that spaces decide, refusing what does not fit."""
+"""Policies: built from plain data with no env, sized by the spaces, refusing what does not fit."""
 
 import json
 
