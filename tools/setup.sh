@@ -27,4 +27,5 @@ find_links() {
 export UV_FIND_LINKS="${UV_FIND_LINKS:-$(find_links)}"
 [ -n "$UV_FIND_LINKS" ] || unset UV_FIND_LINKS
 echo "setting up .venv"
+rm -f uv.lock # it names the places that wheels came from, which may have changed
 "$(find_uv)" sync $([ -t 1 ] || echo --quiet)
