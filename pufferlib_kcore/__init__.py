@@ -1,6 +1,19 @@
 """Neurons that compute the same, found from the weights alone, merged, and trained on."""
 
+from typing import TYPE_CHECKING, Any
+
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.graph import Collapse, collapse, collapse_optimizer, lift, resize, rule, spaces
+
+if TYPE_CHECKING:
+    from pufferlib_kcore.graph import Collapse, collapse, collapse_optimizer, lift, resize, rule, spaces
 
 __all__ = ["Collapse", "UserError", "collapse", "collapse_optimizer", "lift", "resize", "rule", "spaces"]
+
+
+def __getattr__(name: str) -> Any:
+    """The engine is loaded when first asked for: settings and help need no torch."""
+    if name in __all__:
+        from pufferlib_kcore import graph
+
+        return getattr(graph, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,8 +44,7 @@ def distances(products: np.ndarray, unfolded: np.ndarray, by_size: bool = False)
     products += 1
     if by_size:
         products += (norms[:, None] - norms) ** 2 * (inverse[:, None] * inverse / 2)
-    else:
-        np.clip(products, 0, 2, out=products)
+    np.clip(products, 0, None if by_size else 2, out=products)
     products[dead] = products[:, dead] = 1
     products[np.ix_(dead, dead)] = 0
     np.fill_diagonal(products, 0)

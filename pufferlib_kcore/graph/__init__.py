@@ -1,6 +1,6 @@
 """The engine on whole policies: trace, color, collapse, lift, rebuild."""
 
-from pufferlib_kcore.graph.collapse import Collapse, collapse, lift
+from pufferlib_kcore.graph.collapsing import Collapse, collapse, lift
 from pufferlib_kcore.graph.inspection import Spaces, spaces
 from pufferlib_kcore.graph.optimizer import collapse_optimizer
 from pufferlib_kcore.graph.rebuild import resize

@@ -10,7 +10,7 @@ from torch import nn
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.moments import collapse_moments
 from pufferlib_kcore.fibration.quotient import Segment
-from pufferlib_kcore.graph.collapse import Collapse
+from pufferlib_kcore.graph.collapsing import Collapse
 
 
 def collapse_optimizer(state_dict: Mapping[str, Any], collapse: Collapse, policy: nn.Module) -> dict[str, Any]:
