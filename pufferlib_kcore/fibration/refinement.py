@@ -63,7 +63,7 @@ def color_spaces(
     for block in blocks(free, table):
         rounds = 5 if published else sum(space.units for space in block)
         fibers |= refine(block, tensors, table, thresholds, fibers, rounds, biased=not published)
-    return fibers
+    return {space.name: fibers[space.name] for space in spaces}
 
 
 def reads(names: Collection[str], table: Table) -> set[str]:

@@ -167,17 +167,19 @@ class _Reader:
 
     def _reasons(self) -> dict[int, str]:
         """Group -> why it stays whole: protected, ignored, or not laid out as a quotient needs it."""
-        reasons: dict[int, str] = {}
-        for neurons, reason in self.trace.protected:
+        trace, reasons = self.trace, dict[int, str]()
+        for neurons, reason in trace.protected:
             for group in np.unique(self.group_of[self.unit_of[_array(neurons)]]):
                 reasons.setdefault(int(group), reason)
         for index in range(len(self.groups)):
-            if any(is_within(p.name, self.trace.ignore) for p in self._populations(index)):
+            if any(is_within(p.name, trace.ignore) for p in self._populations(index)):
                 reasons[index] = "ignored"
-        for (name, _), use in self.trace.uses.items():
+        for (name, _), use in trace.uses.items():
             stretches = list(self._stretches(use.neurons))
             for group, _, segment in stretches:
-                if group >= 0 and segment is None:
+                if group >= 0 and name in trace.computed_with:
+                    reasons.setdefault(group, f"{trace.computed_with[name]} computes with {name}")
+                elif group >= 0 and segment is None:
                     reasons.setdefault(group, f"{name} has it in parts or out of order")
                 elif group >= 0 and use.role == "out" and len(stretches) > 1:
                     reasons.setdefault(group, f"cut out of {name} at a fixed place")

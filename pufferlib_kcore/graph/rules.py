@@ -149,6 +149,8 @@ def together(trace: Trace, a: Tensor, b: Tensor) -> Tensor:
     shared_b = {dim for dim, size in enumerate(shape) if b.shape[dim] != size}
     along_a, along_b = varies(a), varies(b)
     a, b = a.expand(shape), b.expand(shape)
+    if not ((a > 0).any() or (b > 0).any()):  # inputs and constants
+        return a if shared_b and not shared_a else b if shared_a and not shared_b else torch.where(a == b, a, 0)
     a_is_free = along_a and along_a <= shared_b  # what meets each neuron of a is the same for all of them
     b_is_free = along_b and along_b <= shared_a
     if a_is_free and b_is_free:
@@ -157,7 +159,7 @@ def together(trace: Trace, a: Tensor, b: Tensor) -> Tensor:
     if a_is_free or b_is_free:
         return a if a_is_free else b
     trace.unite(a, b)
-    return torch.where(a == b, a, torch.maximum(a, b).clamp(min=0))
+    return torch.maximum(a, b)
 
 
 def varies(neurons: Tensor) -> set[int]:

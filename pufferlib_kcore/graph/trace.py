@@ -92,6 +92,7 @@ class Trace(TorchFunctionMode):
         self._names = {id(tensor): name for name, tensor in self.tensors.items()}
         self._shadows: dict[int, tuple[Tensor, Shadow]] = {}  # tensors are kept, so that ids stay theirs
         self.touched: set[str] = set()  # parameters that took part
+        self.computed_with: dict[str, str] = {}  # parameters that something is computed of, as of activations
         self.count = 1  # neurons so far, and one more: number 0 is nobody
         self._written: set[int] = set()  # populations of the operation that is running
 
@@ -251,6 +252,8 @@ class Trace(TorchFunctionMode):
             if isinstance(x, nn.Parameter) and self.name(x) and len(vector) == 1:  # it acts element by element, as a bias does
                 units = self.write((x, vector[0]), kind="linear", name=self.name(x))
                 neurons = self.spread(units, x, vector[0])
+            elif name := self.name(x):
+                self.computed_with.setdefault(name, self.here())
             self._keep(x, Shadow(neurons, frozenset(self._written)))
         return self._shadows[id(x)][1]
 

@@ -1,0 +1,153 @@
+"""Refinement: order, fixpoints, and the published recipe for a whole recurrent network."""
+
+import naive
+import numpy as np
+import pytest
+import torch
+
+from pufferlib_kcore.fibration import coloring
+from pufferlib_kcore.fibration.quotient import Segment
+from pufferlib_kcore.fibration.recurrent import CELLS
+from pufferlib_kcore.fibration.refinement import Columns, Producer, Space, blocks, color_spaces, refine
+
+
+def recurrent_space(units, name="h", cell="lstm"):
+    cell = CELLS[cell]
+    columns = (Columns(("w_ih",)), Columns(("w_hh",)), Columns(("b_ih", "b_hh"), cell.biases))
+    return Space(name, units, "lstm", (Producer(columns, cell.gates, cell.step),))
+
+
+def recurrent_table(units, inputs, gates=4, below=None):
+    out = (Segment("h", "out", outer=gates, units=units),)
+    read = (Segment(below, "in" if below else "", units=inputs),)
+    return {"w_ih": (out, read), "w_hh": (out, (Segment("h", "in", units=units),)), "b_ih": (out,), "b_hh": (out,)}
+
+
+def chain(units, copies=1):
+    """LSTM units that each read the one before; all look alike but the first, which reads the input.
+
+    With copies, each unit's weight is spread over the copies of the unit before.
+    """
+    gates = torch.tensor([1.0, -0.7, 0.4, 1.3], dtype=torch.float64)
+    w_ih, w_hh = torch.zeros(4, units, copies, 1).double(), torch.zeros(4, units, copies, units, copies).double()
+    w_ih[:, 0] = gates.flip(0)[:, None, None]
+    for unit in range(1, units):
+        w_hh[:, unit, :, unit - 1, :] = (gates / copies)[:, None, None]
+    bias = torch.zeros(4 * units * copies).double()
+    return {
+        "w_ih": w_ih.reshape(4 * units * copies, 1),
+        "w_hh": w_hh.reshape(4 * units * copies, units * copies),
+        "b_ih": bias,
+        "b_hh": bias,
+    }
+
+
+@pytest.mark.parametrize("units", [4, 12, 30])
+def test_a_chain_of_units_needs_about_as_many_rounds_as_units(units):
+    space, axes, tensors = recurrent_space(units), recurrent_table(units, 1), chain(units)
+
+    def fibers_after(rounds):
+        return refine([space], tensors, axes, {"h": 0}, {}, rounds)["h"].max() + 1
+
+    assert [fibers_after(r) for r in range(1, units)] == list(range(2, units + 1))
+    assert color_spaces([space], tensors, axes, {"h": 0})["h"].tolist() == list(range(units))
+    published = color_spaces([space], tensors, axes, {"h": 1e-9}, published=True)["h"]
+    assert published.max() + 1 == min(units, 6)
+
+
+def test_twin_chains_become_one():
+    tensors = chain(12, copies=3)
+    found = color_spaces([recurrent_space(36)], tensors, recurrent_table(36, 1), {"h": 0})["h"]
+    assert found.tolist() == np.repeat(np.arange(12), 3).tolist()
+
+
+def test_rounds_that_would_change_nothing_are_skipped(monkeypatch):
+    cuts = []
+    monkeypatch.setattr(coloring, "cut", lambda *args, cut=coloring.cut: cuts.append(1) or cut(*args))
+    color_spaces([recurrent_space(12)], chain(12), recurrent_table(12, 1), {"h": 0})
+    assert len(cuts) == 12  # eleven that split a unit off, one that finds nothing more
+    cuts.clear()
+    color_spaces([recurrent_space(12)], chain(12), recurrent_table(12, 1), {"h": 2})
+    assert len(cuts) == 1
+
+
+def test_biases_count_unless_the_published_recipe_is_asked_for():
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(p.shape, generator=generator).double() for name, p in chain(2).items()}
+    for name, p in tensors.items():
+        if name != "b_hh":
+            gates = p.reshape(4, 2, -1)
+            gates[:, 1] = gates[:, 0]
+    table, space = recurrent_table(2, 1), recurrent_space(2)
+    assert color_spaces([space], tensors, table, {"h": 0})["h"].tolist() == [0, 1]
+    assert color_spaces([space], tensors, table, {"h": 1e-9}, published=True)["h"].tolist() == [0, 0]
+    tensors["b_ih"] = 1 - tensors["b_hh"]  # only their sum acts
+    assert color_spaces([space], tensors, table, {"h": 0})["h"].tolist() == [0, 0]
+
+
+def test_a_gru_keeps_the_new_gates_biases_apart():
+    generator = torch.Generator().manual_seed(0)
+    table, space = recurrent_table(2, 1, gates=3), recurrent_space(2, cell="gru")
+    tensors = {
+        name: torch.randn([3, 1, *shape], generator=generator).double().repeat(1, 2, *[1] * len(shape)).flatten(0, 1)
+        for name, shape in {"w_ih": [1], "w_hh": [2], "b_ih": [], "b_hh": []}.items()
+    }
+
+    def fibers(gate):
+        moved = {name: p.clone() for name, p in tensors.items()}
+        moved["b_ih"][2 * gate] += 0.5
+        moved["b_hh"][2 * gate] -= 0.5
+        return color_spaces([space], moved, table, {"h": 0})["h"].max() + 1
+
+    assert [fibers(gate) for gate in range(3)] == [1, 1, 2]
+
+
+def linear(name, units, *read):
+    space = Space(name, units, "linear", (Producer((Columns((name,)), Columns((name + ".bias",)))),))
+    out = (Segment(name, "out", units=units),)
+    return space, {name: (out, tuple(Segment(r, "in", units=u) for r, u in read)), name + ".bias": (out,)}
+
+
+def test_spaces_come_after_what_they_read_and_cycles_together():
+    names = {"c": ["b"], "b": ["a", "d"], "d": ["c"], "a": [], "e": ["d", "a"]}
+    spaces, table = [], {}
+    for name, read in names.items():
+        space, axes = linear(name, 3, *((r, 3) for r in read))
+        spaces.append(space)
+        table |= axes
+    order = [{space.name for space in block} for block in blocks(spaces, table)]
+    assert order == [{"a"}, {"b", "c", "d"}, {"e"}]
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.8, 1.1, 1.6])
+@pytest.mark.parametrize("trained", [False, True])
+def test_published_partitions_are_the_recipes(threshold, trained):
+    """A convolution, flattened into a linear layer, into an LSTM."""
+    rng = np.random.default_rng(1)
+    shapes = {"conv": (10, 2, 3, 3), "conv.bias": (10,), "fc": (14, 10 * 4), "fc.bias": (14,)}
+    shapes |= {"w_ih": (4 * 12, 14), "w_hh": (4 * 12, 12), "b_ih": (48,), "b_hh": (48,)}
+    w = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    if trained:  # rows near one another, of several sizes, as training makes them
+        for name in ("conv", "fc"):
+            w[name] = w[name][rng.integers(0, 4, len(w[name]))] + 0.2 * w[name]
+        for name in ("w_ih", "w_hh"):
+            gates = w[name].reshape(4, 12, -1)
+            w[name] = (gates[:, rng.integers(0, 3, 12)] + 0.2 * gates).reshape(48, -1)
+            w[name] *= rng.lognormal(size=(48, 1))
+    tensors = {name: torch.from_numpy(x) for name, x in w.items()}
+
+    conv = Space("conv", 10, "cnn", (Producer((Columns(("conv",)), Columns(("conv.bias",)))),))
+    fc, axes = linear("fc", 14)
+    axes["fc"] = (axes["fc"][0], (Segment("conv", "in", units=10, inner=4),))
+    kernel = tuple((Segment(None, units=size),) for size in (2, 3, 3))
+    table = {"conv": ((Segment("conv", "out", units=10),), *kernel), "conv.bias": ((Segment("conv", "out", units=10),),)}
+    table |= axes | recurrent_table(12, 14, below="fc")
+    spaces = [recurrent_space(12), fc, conv]
+    found = color_spaces(spaces, tensors, table, dict.fromkeys(["conv", "fc", "h"], threshold), published=True)
+
+    unfolded = np.arange(2)  # observations are never merged
+    np.testing.assert_array_equal(found["conv"], naive.layer(w["conv"], w["conv.bias"], unfolded, threshold))
+    expected = naive.layer(w["fc"].reshape(14, 10, 4), w["fc.bias"], found["conv"], threshold)
+    np.testing.assert_array_equal(found["fc"], expected)
+    np.testing.assert_array_equal(found["h"], naive.lstm(w["w_ih"], w["w_hh"], found["fc"], threshold))
+    assert threshold != 0.8 or not trained or 1 < found["h"].max() + 1 < 12
