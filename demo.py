@@ -3,6 +3,9 @@
 import sys
 
 from pufferlib_kcore.cli import main
+from pufferlib_kcore.environments.quiet import ignore_pynvml
+
+ignore_pynvml()  # here, so that processes started from this program are quiet as well
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from pufferlib_kcore import settings
-from pufferlib_kcore.environments.quiet import ignore_pynvml
 from pufferlib_kcore.errors import UserError
 
 MODULES = {  # each mode's function is `run` in its module, imported when it is asked for
@@ -23,7 +22,6 @@ MODULES = {  # each mode's function is `run` in its module, imported when it is 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.  -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run"""
-    ignore_pynvml()
     try:
         args = settings.load(argv)
         module = importlib.import_module(f"pufferlib_kcore.cli.{MODULES[args.mode]}")

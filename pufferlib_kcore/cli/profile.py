@@ -41,6 +41,7 @@ def measure(
     try:
         torch.manual_seed(settings.train.seed)
         policy = build(world.spec(settings)).to(worlds.device(settings.train.device))
+        worlds.share_threads(settings, world, policy)
         with tempfile.TemporaryDirectory() as folder:
             run = runs.Run.create(folder, "profile")
             trainer = Trainer(policy, world.vec, run, settings.train, settings.train.seed, {})
@@ -54,7 +55,7 @@ def measure(
     finally:
         world.vec.close()
     threads = torch.get_num_threads()
-    header = f"{world.plan} vec={backend} threads={threads} precision={trainer.precision}"
+    header = f"{world.plan.text}\nvec={backend} threads={threads} precision={trainer.precision}"
     return dict(trainer.clock.seconds), wall, epochs * settings.train.batch_size, header
 
 

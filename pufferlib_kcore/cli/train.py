@@ -123,7 +123,9 @@ def fit(job: Job, args: Args) -> int:
             world.check(job.spec, str(job.run.path if job.run else job.root))
         spec = job.spec or world.spec(settings)
         torch.manual_seed(t.seed)
+        torch.backends.cudnn.deterministic = t.torch_deterministic
         policy = (job.policy if job.policy is not None else build(spec)).to(device)
+        worlds.share_threads(settings, world, policy)
         run = job.run or runs.Run.create(job.root, env_name, args.exp_id if job.collapse is None else None)
         stack.enter_context(run.lock())
         run.truncate_metrics(job.start.epoch)

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from pufferlib_kcore import environments
 from pufferlib_kcore.environments import cores, vector
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import space_to_plain, spec_from
 from pufferlib_kcore.settings import Settings
+
+SMALL = 200_000  # parameters
 
 
 @dataclass
@@ -47,13 +50,18 @@ def creator(settings: Settings, **more: Any):
 
 
 def open_world(settings: Settings, backend: str) -> World:
-    """Start the environments; torch gets the threads that the plan leaves it."""
+    """Start the environments."""
     t = settings.train
     plan = cores.share_cores(t.num_workers, t.num_envs, t.env_batch_size)
-    threads = plan.torch_threads if t.threads == "auto" else t.threads
     vec = vector.make(creator(settings), backend, t.num_envs, plan.workers, plan.env_batch_size, t.seed)
-    torch.set_num_threads(threads)
     return World(vec, plan, backend)
+
+
+def share_threads(settings: Settings, world: World, policy: nn.Module) -> None:
+    """Give torch its threads: the plan's, or one for a policy that is too small to be worth waking more."""
+    small = sum(p.numel() for p in policy.parameters()) < SMALL
+    auto = 1 if small else world.plan.torch_threads
+    torch.set_num_threads(auto if settings.train.threads == "auto" else settings.train.threads)
 
 
 def device(name: str) -> torch.device:

@@ -75,16 +75,17 @@ def build(spec: dict) -> nn.Module:
     return find(spec["rnn"], recurrent=True).make(env, policy, **spec["rnn_args"])
 
 
-def example_inputs(spec: dict, batch: int = 3, seed: int = 0) -> tuple:
+def example_inputs(spec: dict, batch: int = 3, seed: int = 0, hidden_size: int | None = None) -> tuple:
     """Arguments of forward for tracing: (x,), or (x, (h, c)) for a recurrent policy.
 
     x: (batch, *obs) of the space's dtype, drawn within its bounds; h, c: (layers, batch, hidden) float32.
+    hidden_size: of a policy that was resized since it was built.
     """
     rng = torch.Generator().manual_seed(seed)
     x = _sample(plain_to_space(spec["observation_space"]), batch, rng)
     if spec.get("rnn") is None:
         return (x,)
-    shape = (spec["rnn_args"].get("num_layers", 1), batch, spec["rnn_args"]["hidden_size"])
+    shape = (spec["rnn_args"].get("num_layers", 1), batch, hidden_size or spec["rnn_args"]["hidden_size"])
     h, c = (torch.tanh(torch.randn(shape, generator=rng)) for _ in range(2))
     return (x, (h, c))
 

@@ -25,8 +25,8 @@ class Restored:
 
     @property
     def example_inputs(self) -> tuple:
-        """Arguments of forward, on which the graph room traces the policy."""
-        return example_inputs(self.spec)
+        """Arguments of forward, on which the graph room traces the policy: state as wide as it is now."""
+        return example_inputs(self.spec, hidden_size=getattr(self.policy, "hidden_size", None))
 
 
 def restore(path: str | Path) -> Restored:

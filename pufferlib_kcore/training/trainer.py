@@ -18,6 +18,7 @@ from pufferlib_kcore.training import precision
 from pufferlib_kcore.training.clock import Clock
 from pufferlib_kcore.training.ppo import Learner, Objective
 from pufferlib_kcore.training.rollout import Collector, Diverged, Episodes, Interrupted
+from pufferlib_kcore.training.unroll import is_recurrent
 
 Reporter = Callable[[dict[str, Any]], None]
 
@@ -57,6 +58,8 @@ class Trainer:
             t.batch_size // self.vec.num_envs
         )  # of each environment and epoch; the settings see that it fits
         self.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
+        if t.compile:
+            compile_policy(self.policy, t.compile_mode)
         device = next(self.policy.parameters()).device
         self.precision = precision.resolve(t.precision, self.policy, device)
         autocast = precision.autocast(self.precision, device)
@@ -178,6 +181,13 @@ class Trainer:
         self.run.log({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()})
         for report in self.reporters:
             report(record)
+
+
+def compile_policy(policy: nn.Module, mode: str) -> None:
+    """Compile what a policy does to a batch, in place; an LSTM between encoder and heads stays as it is."""
+    core: Any = policy.policy if is_recurrent(policy) else policy
+    core.encode_observations = torch.compile(core.encode_observations, mode=mode)
+    core.decode_actions = torch.compile(core.decode_actions, mode=mode)
 
 
 def make_optimizer(policy: nn.Module, learning_rate: float) -> torch.optim.Optimizer:

@@ -99,7 +99,9 @@ def test_moments_follow_their_parameters_layout_in_memory(tmp_path):
     state = {"format": "pufferlib_kcore.state", "version": 1, "epoch": 1, "agent_steps": 1}
     plain = copy.deepcopy(optimizers[0].state_dict())
     for moments in plain["state"].values():
-        moments |= {name: moment.contiguous() for name, moment in moments.items()}  # as a collapse leaves them
+        moments |= {
+            name: moment.contiguous() for name, moment in moments.items()
+        }  # as a collapse leaves them
     checkpoints.save(path, {**state, "optimizer": plain})
     layers[1].load_state_dict(layers[0].state_dict())
     load_optimizer(optimizers[1], checkpoints.load(path)["optimizer"])

@@ -116,5 +116,7 @@ def train_settings(**changes):
         target_kl=None,
         precision="float32",
         keep_state="auto",
+        compile=False,
+        compile_mode="default",
     )
     return SimpleNamespace(**{**settings, **changes})
