@@ -17,7 +17,7 @@ def first(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
 
 
 def second(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
-    """A running mean of squares: exact where the gradients in a fiber are proportional, else an upper bound."""
+    """A running mean of squares: exact where gradients in a fiber are proportional, else an upper bound."""
     return carry(x.double().sqrt(), axes, fibers, DUAL).square().to(x.dtype)
 
 

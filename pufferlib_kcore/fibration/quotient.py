@@ -82,7 +82,7 @@ def carry(tensor: Tensor, axes: tuple[Axis, ...], fibers: Fibers, maps: Mapping[
 def _carry_axis(x: Tensor, axis: Axis, fibers: Fibers, maps: Mapping[str, Map]) -> Tensor:
     parts = []
     for segment, part in zip(axis, x.split([s.length for s in axis]), strict=True):
-        if segment.role in maps and segment.space in fibers:
+        if segment.space and segment.role in maps and segment.space in fibers:
             labels = torch.as_tensor(fibers[segment.space], device=x.device)
             grouped = part.reshape(segment.outer, segment.units, segment.inner, *x.shape[1:])
             part = maps[segment.role](grouped, labels).flatten(0, 2)

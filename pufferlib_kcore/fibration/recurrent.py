@@ -32,7 +32,7 @@ def add(*columns: np.ndarray) -> np.ndarray:
 
 
 def gru_biases(b_ih: np.ndarray, b_hh: np.ndarray) -> np.ndarray:
-    """r and z add their biases; n = tanh(.. + b_in + r (.. + b_hn)) keeps them apart.  (3n, 1) x 2 -> (3n, 2)"""
+    """r and z add biases; n = tanh(.. + b_in + r (.. + b_hn)) keeps them apart.  (3n, 1) x 2 -> (3n, 2)"""
     in_n = np.arange(len(b_ih))[:, None] * 3 >= len(b_ih) * 2
     return np.hstack([b_ih + np.where(in_n, 0, b_hh), np.where(in_n, b_hh, 0)])
 

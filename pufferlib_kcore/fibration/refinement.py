@@ -115,8 +115,10 @@ def refine(
     for _ in range(rounds):
         now = {**given, **fibers}
         for name in stale:
-            colors = [r.colors(now, thresholds[name]) for r in rows[name]]
-            state[name] = [r.producer.step(c, s) for r, c, s in zip(rows[name], colors, state[name], strict=True)]
+            state[name] = [
+                r.producer.step(r.colors(now, thresholds[name]), past)
+                for r, past in zip(rows[name], state[name], strict=True)
+            ]
         new = {name: meet(*(s[-1] for s in state[name])) for name in stale}
         changed = {name for name in stale if not np.array_equal(new[name], fibers[name])}
         fibers |= new
@@ -129,7 +131,7 @@ def refine(
 
 
 class Rows:
-    """The rows of one producer, as inner products; a block of columns is kept until fibers it reads change."""
+    """The rows of one producer, as inner products; a block of columns is kept while what it reads stays."""
 
     def __init__(self, space: Space, producer: Producer, tensors: Tensors, table: Table, biased: bool):
         self.space, self.producer, self.tensors, self.table = space, producer, tensors, table

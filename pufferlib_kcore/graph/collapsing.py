@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
-from pufferlib_kcore.fibration.partition import number, split_to
+from pufferlib_kcore.fibration.partition import split_to
 from pufferlib_kcore.fibration.refinement import Space, color_spaces
+from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.rebuild import rebuild
 from pufferlib_kcore.graph.report import Report, make_report
-from pufferlib_kcore.graph.trace import tensors_in
 
 KINDS = ("linear", "cnn", "lstm", "critic")
 THRESHOLD = 0.3
@@ -81,17 +81,17 @@ def lift(
 ) -> nn.Module:
     """A larger policy of the same class that computes exactly what this one does; the argument is untouched.
 
-    fibers     space -> labels of the larger policy's neurons, each one of this policy's; others stay as they are
+    fibers     space -> for each neuron of the larger policy, the unit that it copies; others stay as they are
     generator  divide weights unevenly among copies, differently in every row; None divides them evenly
     Raises UserError for labels that do not cover a space or belong to none.
     """
     network = network_of(policy, example_inputs, method)
     units = {space.name: space.units for space in network.spaces if not space.whole}
     for name, labels in fibers.items():
-        if name in units and set(np.unique(labels)) != set(range(units[name])):
-            raise UserError(f"fibers of {name} must name each of its {units[name]} units: 0 to {units[name] - 1}")
-        if name not in units and (name not in {s.name for s in network.spaces} or len(labels) != network[name].units):
+        if name not in units:
             raise UserError(f"fibers name '{name}', which is not a space that can grow: {sorted(units)}")
+        if set(np.unique(labels)) != set(range(units[name])):
+            raise UserError(f"fibers of {name} must name each of its {units[name]} units, from 0 on")
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
     lifted = quotient.lift(tensors, network.table, fibers, generator)
     return rebuild(policy, network, lifted, {name: len(labels) for name, labels in fibers.items()})
@@ -114,7 +114,7 @@ def thresholds_of(threshold: float | Mapping[str, float], spaces: Sequence[Space
 def same_widths(
     network: Network, fibers: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Bring the layers of one recurrent module to the width of the widest.  -> fibers, {space: what was done}"""
+    """Bring the layers of one recurrent module to the widest one's width.  -> fibers, {space: note}"""
     fibers, padded = dict(fibers), {}
     for layers in network.same_width:
         widest = max(layers, key=lambda name: fibers[name].max())
@@ -138,15 +138,15 @@ def check(
     for i, x in enumerate(tensors_in(inputs)):
         if i in network.state_inputs:
             x.data = x[..., : widths[network.state_inputs[i]]]
-    advice = "a size is fixed somewhere in the policy's code; leave the spaces it concerns whole with ignore=[...]"
+    cure = "its code fixes a size: leave the spaces that it concerns whole with ignore=[...]"
     try:
         found = network_of(smaller, inputs, method, ignore=ignore).table
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the collapsed {type(smaller).__name__} does not run ({error}): {advice}") from error
+        raise UserError(f"the collapsed {type(smaller).__name__} does not run ({error}); {cure}") from error
     for name, axes in network.table.items():
         for axis, now in zip(axes, found[name], strict=True):
             expected = tuple(replace(s, units=widths.get(s.space or "", s.units)) for s in axis)
             if now != expected and all(s.units > 1 for s in expected):  # one unit lies in any order
-                raise UserError(f"the collapsed {type(smaller).__name__} uses {name} in another way: {advice}")
+                raise UserError(f"the collapsed {type(smaller).__name__} uses {name} otherwise; {cure}")

@@ -20,11 +20,12 @@ class Spaces:
     rows: list[dict[str, Any]]  # space, kind, units, written_by, read_by, reason
 
     def __str__(self) -> str:
+        header = ["space", "kind", "units", "written by", "read by", "left whole"]
         rows = [
-            [r["space"], r["kind"], r["units"], ", ".join(r["written_by"]), ", ".join(r["read_by"]), r["reason"] or ""]
-            for r in self.rows
+            [", ".join(cell) if isinstance(cell, list) else cell or "" for cell in row.values()]
+            for row in self.rows
         ]
-        return aligned([["space", "kind", "units", "written by", "read by", "left whole"], *rows], right=[2])
+        return aligned([header, *rows], right=[2])
 
 
 def spaces(

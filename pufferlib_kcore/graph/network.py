@@ -1,4 +1,4 @@
-"""Networks: the spaces of a traced policy, and the table of which axis of which parameter belongs to which."""
+"""Networks: the spaces of a traced policy, and the table of its parameters' axes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from pufferlib_kcore.fibration.quotient import Axis, Segment, Table
 from pufferlib_kcore.fibration.recurrent import plain_step
 from pufferlib_kcore.fibration.refinement import Producer, Space
 from pufferlib_kcore.graph import rules  # noqa: F401  (fills the table of rules)
+from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.sizes import Attribute, tag_attributes
-from pufferlib_kcore.graph.trace import Population, Trace, Use, is_within, tensors_in
+from pufferlib_kcore.graph.trace import Population, Trace, Use, is_within
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Network:
     spaces: tuple[Space, ...]
     table: Table
     same_width: tuple[tuple[str, ...], ...]  # spaces that one module keeps at one width
-    attributes: tuple[tuple[Attribute, Axis], ...]  # numbers kept by modules, and the axis they are the width of
+    attributes: tuple[tuple[Attribute, Axis], ...]  # numbers that modules keep, and whose width they are
     state_inputs: Mapping[int, str]  # which of the input tensors hold recurrent state, and of which space
     untouched: tuple[str, ...]  # parameters that the traced method does not use
 
@@ -53,17 +54,19 @@ def network_of(
     Raises UserError where the policy cannot be traced or an argument names nothing.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in policy.modules()):
-        raise UserError(f"{type(policy).__name__} holds TorchScript, which cannot be traced: pass the Python module")
+        raise UserError(
+            f"{type(policy).__name__} holds TorchScript, which cannot be traced: pass it in Python"
+        )
     copied = copy.deepcopy(policy)
     attributes = tag_attributes(copied)
     trace = Trace(copied, ignore)
     output = trace.run(method, copy.deepcopy(example_inputs))
     critic = _outputs(trace, output, value)
     network = _Reader(trace, critic).network(attributes)
-    known = {*dict(policy.named_modules()), *(p.name for p in trace.populations), *(s.name for s in network.spaces)}
+    spaces = {space.name for space in network.spaces} | {p.name for p in trace.populations}
     for name in ignore:
-        if name not in known:
-            raise UserError(f"ignore names '{name}', which is neither a module nor a space: {sorted(known - {''})}")
+        if name not in spaces and name not in dict(policy.named_modules()):
+            raise UserError(f"ignore names '{name}', which is neither a module nor a space: {sorted(spaces)}")
     return network
 
 
@@ -98,7 +101,7 @@ def _item(value: Any, key: str) -> Any:
 
 
 class _Reader:
-    """Makes spaces of a trace: neurons that must merge alike are one unit, units that serve alike one space."""
+    """Makes spaces of a trace: neurons that must merge alike are a unit, units that serve alike a space."""
 
     def __init__(self, trace: Trace, critic: set[int]):
         self.trace, self.critic = trace, critic
@@ -134,33 +137,37 @@ class _Reader:
 
     def _units(self) -> np.ndarray:
         """Neuron -> its unit, the first of all neurons that it is united with.  (count,)"""
-        pairs = [np.stack([_array(a), _array(b)]) for a, b in self.trace.united]
-        pairs = np.hstack([np.zeros((2, 0), int), *pairs])
+        united = [np.stack([_array(a), _array(b)]) for a, b in self.trace.united]
+        pairs = np.hstack([np.zeros((2, 0), int), *united])
         a, b = pairs[:, (pairs > 0).all(axis=0)]
         edges = coo_array((np.ones(len(a)), (a, b)), shape=(self.trace.count, self.trace.count))
         _, component = connected_components(edges, directed=False)
         _, first = np.unique(component, return_index=True)
         return first[component]
 
+    def _units_in(self, neurons: Tensor) -> np.ndarray:
+        return self.unit_of[np.maximum(_array(neurons), 0)]
+
     def _groups(self) -> list[np.ndarray]:
-        """Units that lie on the same axes of parameters, in order of their numbers."""
-        lies_on: dict[int, list[int]] = defaultdict(list)
-        for index, use in enumerate(self.trace.uses.values()):
-            for unit in np.unique(self.unit_of[_array(use.neurons)]):
-                lies_on[int(unit)].append(index)
+        """Units that lie on the same axes of parameters and went the same ways, in order of their numbers."""
+        seen_in: dict[int, list[int]] = defaultdict(list)
+        seen = [use.neurons for use in self.trace.uses.values()] + self.trace.taken
+        for index, neurons in enumerate(seen):
+            for unit in np.unique(self._units_in(neurons)):
+                seen_in[int(unit)].append(index)
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for unit in sorted(lies_on.keys() - {0}):
-            groups[tuple(lies_on[unit])].append(unit)
+        for unit in sorted(seen_in.keys() - {0}):
+            groups[tuple(seen_in[unit])].append(unit)
         return [np.array(units) for units in groups.values()]
 
     def _names(self) -> list[str]:
-        """The name of each group's first population, and the stretch of it where it fell into several groups."""
-        first = [self.trace.populations[self.trace.population(units[0])] for units in self.groups]
-        names = [population.name for population in first]
-        return [
-            p.name if names.count(p.name) == 1 else f"{p.name}[{units[0] - p.first}:{units[-1] - p.first + 1}]"
-            for p, units in zip(first, self.groups, strict=True)
-        ]
+        """Each group's first population, and which stretch of it where it fell into several groups."""
+        trace, names = self.trace, []
+        first = [trace.populations[trace.population(units[0])] for units in self.groups]
+        for p, units in zip(first, self.groups, strict=True):
+            stretch = f"[{units[0] - p.first}:{units[-1] - p.first + 1}]"
+            names.append(p.name + (stretch if first.count(p) > 1 else ""))
+        return names
 
     def _name(self, neurons: Tensor) -> str:
         return self.names[self.group_of[self.unit_of[int(neurons.flatten()[0])]]]
@@ -169,7 +176,7 @@ class _Reader:
         """Group -> why it stays whole: protected, ignored, or not laid out as a quotient needs it."""
         trace, reasons = self.trace, dict[int, str]()
         for neurons, reason in trace.protected:
-            for group in np.unique(self.group_of[self.unit_of[_array(neurons)]]):
+            for group in np.unique(self.group_of[self._units_in(neurons)]):
                 reasons.setdefault(int(group), reason)
         for index in range(len(self.groups)):
             if any(is_within(p.name, trace.ignore) for p in self._populations(index)):
@@ -186,8 +193,8 @@ class _Reader:
         return reasons
 
     def _stretches(self, neurons: Tensor) -> Iterator[tuple[int, int, Segment | None]]:
-        """Runs of one group along an axis: (group, length, how its units lie there; None if in no regular way)."""
-        units = self.unit_of[np.maximum(_array(neurons), 0)]
+        """Runs of one group along an axis: (group, length, how its units lie there; None if irregularly)."""
+        units = self._units_in(neurons)
         groups = self.group_of[units]
         for run in np.split(np.arange(len(units)), np.flatnonzero(np.diff(groups)) + 1):
             group, places = int(groups[run[0]]), self.place_of[units[run]]

@@ -13,7 +13,9 @@ from pufferlib_kcore.fibration.quotient import Segment
 from pufferlib_kcore.graph.collapsing import Collapse
 
 
-def collapse_optimizer(state_dict: Mapping[str, Any], collapse: Collapse, policy: nn.Module) -> dict[str, Any]:
+def collapse_optimizer(
+    state_dict: Mapping[str, Any], collapse: Collapse, policy: nn.Module
+) -> dict[str, Any]:
     """The state_dict of an optimizer over collapse.policy.parameters(), in the same order and groups.
 
     state_dict  of Adam, AdamW, SGD or RMSprop over policy.parameters(), the policy before its collapse;
@@ -22,24 +24,22 @@ def collapse_optimizer(state_dict: Mapping[str, Any], collapse: Collapse, policy
     """
     groups = state_dict["param_groups"]
     indices = [index for group in groups for index in group["params"]]
-    names = [name for group in groups for name in group.get("param_names", ())]
     named = dict(policy.named_parameters())
-    names = names or list(named)
+    names = [name for group in groups for name in group.get("param_names", ())] or list(named)
+    cure = "expected the optimizer of this policy, over policy.parameters()"
     if len(names) != len(indices) or not set(names) <= named.keys():
         raise UserError(
-            f"the optimizer holds {len(indices)} parameters and {type(policy).__name__} {len(named)}: "
-            "expected the optimizer of this policy, over policy.parameters()"
+            f"the optimizer holds {len(indices)} parameters and {type(policy).__name__} {len(named)}: {cure}"
         )
     state = {}
     for index, name in zip(indices, names, strict=True):
-        shape = named[name].shape
-        for key, value in state_dict["state"].get(index, {}).items():
-            if getattr(value, "ndim", 0) and value.shape != shape:
+        buffers, shape = state_dict["state"].get(index), tuple(named[name].shape)
+        for key, x in (buffers or {}).items():
+            if getattr(x, "ndim", 0) and tuple(x.shape) != shape:
                 raise UserError(
-                    f"optimizer state '{key}' of {name} has shape {tuple(value.shape)}, the parameter {tuple(shape)}: "
-                    "expected the optimizer of this policy, over policy.parameters()"
+                    f"'{key}' of {name} has shape {tuple(x.shape)}, the parameter {shape}: {cure}"
                 )
-        axes = collapse.network.table.get(name) or tuple((Segment(None, units=size),) for size in shape)
-        if index in state_dict["state"]:
-            state[index] = collapse_moments(state_dict["state"][index], axes, collapse.fibers)
+        if buffers is not None:
+            axes = collapse.network.table.get(name) or tuple((Segment(None, units=n),) for n in shape)
+            state[index] = collapse_moments(buffers, axes, collapse.fibers)
     return {"state": state, "param_groups": [dict(group) for group in groups]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
@@ -19,21 +18,24 @@ def width(axis: Axis, widths: Mapping[str, int]) -> int:
     return sum(s.outer * widths.get(s.space or "", s.units) * s.inner for s in axis)
 
 
-def rebuild(policy: nn.Module, network: Network, tensors: Mapping[str, Tensor], widths: Mapping[str, int]) -> nn.Module:
+def rebuild(
+    policy: nn.Module, network: Network, tensors: Mapping[str, Tensor], widths: Mapping[str, int]
+) -> nn.Module:
     """A copy of the policy with these parameters, and every number that its modules keep set to fit.
 
     tensors  parameter or buffer name -> values, of any shape;  widths  space -> units
     """
-    policy = copy.deepcopy(policy)
-    named = dict([*policy.named_parameters(), *policy.named_buffers()])
+    rebuilt = copy.deepcopy(policy)
+    named = dict([*rebuilt.named_parameters(), *rebuilt.named_buffers()])
     for name, tensor in tensors.items():
         named[name].data = tensor.clone()
-    for module in policy.modules():
-        for attribute, (parameter, dim) in known_sizes(module).items():
-            setattr(module, attribute, getattr(module, parameter).shape[dim])
+    for old, new in zip(policy.modules(), rebuilt.modules(), strict=True):
+        for attribute, (parameter, dim) in known_sizes(new).items():
+            groups = getattr(old, attribute) // getattr(old, parameter).shape[dim]  # 1 but for convolutions
+            setattr(new, attribute, groups * getattr(new, parameter).shape[dim])
     for kept, axis in network.attributes:
-        set_attribute(policy, kept, width(axis, widths))
-    return policy
+        set_attribute(rebuilt, kept, width(axis, widths))
+    return rebuilt
 
 
 def resize(
@@ -49,7 +51,8 @@ def resize(
     widths = solve_widths(network, wanted)
     named = dict([*policy.named_parameters(), *policy.named_buffers()])
     tensors = {
-        name: named[name].new_zeros([width(axis, widths) for axis in axes]) for name, axes in network.table.items()
+        name: named[name].new_zeros([width(axis, widths) for axis in axes])
+        for name, axes in network.table.items()
     }
     resized = rebuild(policy, network, tensors, widths)
     found = {name: tuple(tensor.shape) for name, tensor in resized.state_dict().items()}

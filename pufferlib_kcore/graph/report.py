@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from pufferlib_kcore.graph.network import Network
 
 @dataclass(frozen=True)
 class Report:
-    """One row for each space, with the parameters that write it; totals count every parameter of the policy."""
+    """A row for each space, with the parameters that write it; the totals count every parameter there is."""
 
     rows: list[dict[str, Any]]  # space, kind, units, fibers, params_before, params_after, reason
     params_before: int
@@ -21,17 +21,13 @@ class Report:
     untouched: tuple[str, ...]  # parameters that the traced method does not use, left as they were
 
     def __str__(self) -> str:
-        rows = [
-            [r["space"], r["kind"], r["units"], r["fibers"], f"{r['params_before']:,}", f"{r['params_after']:,}",
-             r["reason"] or ""]
-            for r in self.rows
-        ]  # fmt: skip
+        header = ["space", "kind", "units", "fibers", "params", "after", ""]
         kept = f"{self.params_after / max(self.params_before, 1):.1%} kept"
-        rows.append(["all parameters", "", "", "", f"{self.params_before:,}", f"{self.params_after:,}", kept])
-        lines = aligned([["space", "kind", "units", "fibers", "params", "after", ""], *rows], right=range(2, 6))
+        total = ["all parameters", "", "", "", self.params_before, self.params_after, kept]
+        text = aligned([header, *(row.values() for row in self.rows), total], right=range(2, 6))
         if self.untouched:
-            lines += f"\nnot used by the traced method, left as they were: {', '.join(self.untouched)}"
-        return lines
+            text += f"\nnot used by the traced method, left as they were: {', '.join(self.untouched)}"
+        return text
 
 
 def make_report(
@@ -67,12 +63,19 @@ def written_space(network: Network, parameter: str) -> str | None:
     return next((s.space for axis in axes for s in axis if s.role == "out" and s.space), None)
 
 
-def aligned(rows: Sequence[Sequence[Any]], right: Sequence[int] = ()) -> str:
-    """Rows of a table as lines of text, columns two blanks apart."""
-    text = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in text) for i in range(len(text[0]))]
-    return "\n".join(
-        "  ".join(c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        .rstrip()
+def aligned(rows: Iterable[Iterable[Any]], right: Collection[int] = ()) -> str:
+    """A table as lines of text, columns two blanks apart; those in `right` are numbers, flush right."""
+    text = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*text, strict=True)]
+    lines = (
+        [
+            cell.rjust(w) if i in right else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
         for row in text
-    )  # fmt: skip
+    )
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pufferlib_kcore.fibration.recurrent import CELLS, Cell
 from pufferlib_kcore.fibration.refinement import Columns
-from pufferlib_kcore.graph.trace import Trace, rule, tensors_in
+from pufferlib_kcore.graph.nested import tensors_in
+from pufferlib_kcore.graph.trace import Trace, rule
 
 # Layers: parameters that write and read neurons ------------------------------------------------------
 
@@ -24,7 +25,13 @@ def linear(trace: Trace, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | 
 
 @rule("conv1d", "conv2d", "conv3d")
 def convolution(
-    trace: Trace, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, groups: int = 1
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *args: Any,
+    groups: int = 1,
 ) -> Tensor:
     channel = 1 - weight.ndim  # counted from the end: a batch axis may be missing
     units = trace.write((weight, 0), (bias, 0), kind="cnn")
@@ -90,7 +97,13 @@ for name, cell in CELLS.items():
 
 
 def write_cell(
-    trace: Trace, below: Tensor, w_ih: Tensor, w_hh: Tensor, *biases: Tensor, cell: Cell, layer: int | None = None
+    trace: Trace,
+    below: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    *biases: Tensor,
+    cell: Cell,
+    layer: int | None = None,
 ) -> Tensor:
     """One layer of recurrent units that read neurons `below` and themselves.  -> (units,)"""
     names = [trace.name(p) or "" for p in (w_ih, w_hh, *biases)]
@@ -121,25 +134,27 @@ def give_state(trace: Trace, h: Tensor, units: Tensor) -> None:
 
 # Arithmetic: the same function of every neuron -------------------------------------------------------
 
-ACTIVATIONS = """relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid logsigmoid hardtanh hardsigmoid
-    hardswish hardshrink softshrink tanhshrink softplus softsign threshold exp exp2 expm1 log log2 log1p sqrt rsqrt
-    square abs neg negative sign sin cos tan asin acos atan sinh cosh erf reciprocal floor ceil round trunc frac
-    clamp clip clamp_min clamp_max nan_to_num isnan isinf isfinite logical_not invert bitwise_not pos dropout
-    alpha_dropout feature_dropout dropout1d dropout2d dropout3d masked_fill where lerp addcmul addcdiv maximum
-    minimum fmax fmin atan2 fmod remainder eq ne lt le gt ge logical_and logical_or logical_xor""".split()
+ELEMENTWISE = """
+    relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid logsigmoid softplus softsign threshold
+    hardtanh hardsigmoid hardswish hardshrink softshrink tanhshrink dropout alpha_dropout feature_dropout
+    dropout1d dropout2d dropout3d
+    exp exp2 expm1 log log2 log1p sqrt rsqrt square abs neg negative pos sign sin cos tan asin acos atan sinh
+    cosh erf reciprocal floor ceil round trunc frac clamp clip clamp_min clamp_max nan_to_num
+    subtract multiply divide true_divide floor_divide float_power fmod remainder maximum minimum fmax fmin
+    atan2 where lerp addcmul addcdiv masked_fill
+    eq ne lt le gt ge isnan isinf isfinite logical_and logical_or logical_xor logical_not invert bitwise_not
+""".split()
 OPERATORS = "add sub mul div truediv floordiv mod pow and or xor".split()
-NAMED = "subtract multiply divide true_divide floor_divide float_power rsub".split()
 
 
-@rule(*ACTIVATIONS, *NAMED, *(prefix + name for name in OPERATORS for prefix in ("", "r", "i")))
+@rule(*ELEMENTWISE, *(prefix + name for name in OPERATORS for prefix in ("", "r", "i")))
 def elementwise(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    neurons = None
+    met: list[Tensor] = []
     for x in tensors_in((args, kwargs)):
         ids = trace.neurons(x)
         if ids.any() or (x != x.flatten()[:1]).any():  # else a constant, the same for every neuron
-            ids = ids.reshape((1,) * (out.ndim - ids.ndim) + tuple(ids.shape))
-            neurons = ids if neurons is None else together(trace, neurons, ids)
-    return neurons.expand(out.shape)
+            met.append(ids.reshape((1,) * (out.ndim - ids.ndim) + tuple(ids.shape)))
+    return reduce(partial(together, trace), met).expand(out.shape)
 
 
 def together(trace: Trace, a: Tensor, b: Tensor) -> Tensor:
@@ -150,7 +165,9 @@ def together(trace: Trace, a: Tensor, b: Tensor) -> Tensor:
     along_a, along_b = varies(a), varies(b)
     a, b = a.expand(shape), b.expand(shape)
     if not ((a > 0).any() or (b > 0).any()):  # inputs and constants
-        return a if shared_b and not shared_a else b if shared_a and not shared_b else torch.where(a == b, a, 0)
+        return (
+            a if shared_b and not shared_a else b if shared_a and not shared_b else torch.where(a == b, a, 0)
+        )
     a_is_free = along_a and along_a <= shared_b  # what meets each neuron of a is the same for all of them
     b_is_free = along_b and along_b <= shared_a
     if a_is_free and b_is_free:
@@ -181,9 +198,11 @@ def in_order(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) ->
 
 
 @rule(
-    *"""permute transpose swapaxes swapdims movedim moveaxis t T mT expand expand_as broadcast_to broadcast_tensors
-    repeat tile repeat_interleave cat concat concatenate stack hstack vstack chunk split tensor_split unbind narrow
-    select getitem index_select roll flip unfold pixel_shuffle pixel_unshuffle""".split()
+    *"""
+    permute transpose swapaxes swapdims movedim moveaxis t T mT expand expand_as broadcast_to
+    broadcast_tensors repeat tile repeat_interleave cat concat concatenate stack hstack vstack
+    chunk split tensor_split unbind narrow select getitem index_select roll flip unfold
+    """.split()
 )
 def moved(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> Any:
     def shadow(value: Any) -> Any:
@@ -193,13 +212,18 @@ def moved(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> Any:
 
     first = len(args) if trace.operation == "broadcast_tensors" else 1  # others take indices and sizes, too
     args = tuple(shadow(value) if i < first else value for i, value in enumerate(args))
-    return trace.func(*args, **{k: shadow(v) if k in ("tensors", "input") else v for k, v in kwargs.items()})
+    kwargs = {key: shadow(v) if key in ("tensors", "input") else v for key, v in kwargs.items()}
+    neurons = trace.func(*args, **kwargs)
+    trace.taken += tensors_in(neurons)
+    return neurons
 
 
 # Reductions ------------------------------------------------------------------------------------------
 
 
-POOLS = [f"{pool}_pool{d}d" for pool in ("max", "avg", "lp", "adaptive_max", "adaptive_avg") for d in (1, 2, 3)]
+POOLS = [
+    f"{pool}_pool{d}d" for pool in ("max", "avg", "lp", "adaptive_max", "adaptive_avg") for d in (1, 2, 3)
+]
 
 
 @rule(*POOLS, "pad", "interpolate")
@@ -240,14 +264,25 @@ def reduced(trace: Trace, x: Tensor, dims: Iterable[int], counts: bool = True) -
     return neurons
 
 
-@rule("any", "all", "is_all_true", "is_any_true")
-def questions(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """How many neurons agree does not matter: merging changes no answer."""
+@rule(
+    *"""
+    any all is_all_true is_any_true zeros_like ones_like full_like empty_like rand_like randn_like new_zeros
+    new_ones new_full new_empty new_tensor
+    """.split()
+)
+def unaffected(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Nobody's value is in the result, or the question does not count how many neurons agree."""
     return torch.zeros(out.shape, dtype=torch.int64, device=out.device)
 
 
-@rule(*"softmax log_softmax layer_norm group_norm normalize cumsum argmax argmin sort topk".split())
-def mixing(trace: Trace, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Each result depends on how many neurons there are, and on their order."""
-    trace.protect(trace.neurons(x), f"{trace.here()} mixes its neurons")
+@rule(
+    *"""
+    softmax log_softmax layer_norm group_norm normalize cumsum argmax argmin sort topk multinomial normal
+    bernoulli gather one_hot
+    """.split()
+)
+def mixing(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+    """Each result depends on how many neurons there are, or on their places."""
+    for x in tensors_in((args, kwargs)):
+        trace.protect(trace.neurons(x), f"{trace.here()} mixes its neurons")
     return tuple(torch.zeros(y.shape, dtype=torch.int64, device=y.device) for y in tensors_in(out))

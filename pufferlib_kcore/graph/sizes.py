@@ -60,8 +60,8 @@ class Size(int):
 
 def axis_of(neurons: Tensor, dim: int) -> Tensor | None:
     """The neurons along one axis, None where they differ over the others.  (.., size, ..) -> (size,)"""
-    flat = neurons.movedim(dim, 0).flatten(1)
-    return flat[:, 0] if flat.numel() and (flat == flat[:, :1]).all() else None
+    flat = neurons.movedim(dim, -1).reshape(-1, neurons.shape[dim])
+    return flat[0] if len(flat) and (flat == flat[0]).all() else None
 
 
 def tagged_shape(neurons: Tensor) -> torch.Size:

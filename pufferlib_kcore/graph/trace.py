@@ -1,12 +1,12 @@
-"""Tracing: one run of a policy, unedited, in which every activation element carries its neuron's number."""
+"""Tracing: one run of a policy, unedited, in which every number computed carries its neuron's name."""
 
 from __future__ import annotations
 
 import sys
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from torch.overrides import TorchFunctionMode
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.recurrent import Step, plain_step
 from pufferlib_kcore.fibration.refinement import Columns
-from pufferlib_kcore.graph.sizes import Attribute, axis_of, learn_sizes, tagged_shape
+from pufferlib_kcore.graph.nested import tensors_in
+from pufferlib_kcore.graph.sizes import axis_of, learn_sizes, tagged_shape
 
 RULES: dict[str, Callable] = {}  # operation -> rule(trace, out, *args, **kwargs) -> neurons of out
+TAKES_SIZES = {"view", "reshape", "expand", "broadcast_to"}
 ASKS_A_VALUE = {"item", "tolist", "numpy", "bool", "int", "float", "index", "complex"}
 INPUT = -1  # among the sources of a tensor: the policy's inputs
 
@@ -48,7 +50,7 @@ def rule(*operations: str) -> Callable:
 class Shadow:
     """What the tracer knows of a tensor."""
 
-    neurons: Tensor  # int64, the tensor's shape: > 0 a neuron, 0 nothing of ours, -1 - i the i-th input
+    neurons: Tensor  # int64, the tensor's shape: > 0 a neuron, 0 nobody, -1 - i the policy's i-th input
     sources: frozenset[int] = frozenset()  # the populations it was computed from
 
 
@@ -80,34 +82,34 @@ class Trace(TorchFunctionMode):
         super().__init__()
         self.policy, self.ignore = policy, tuple(ignore)
         self.tensors: dict[str, Tensor] = dict([*policy.named_parameters(), *policy.named_buffers()])
+        self.count = 1  # neurons so far, and one more: number 0 is nobody
         self.populations: list[Population] = []
-        self.uses: dict[tuple[str, int], Use] = {}  # (parameter, axis)
+        self.uses: dict[tuple[str, int], Use] = {}  # (parameter, axis) -> what it does
         self.united: list[tuple[Tensor, Tensor]] = []
-        self.protected: list[tuple[Tensor, str]] = []
+        self.taken: list[Tensor] = []  # neurons that went on together, maybe without the rest of their layer
+        self.protected: list[tuple[Tensor, str]] = []  # and why
         self.same_width: list[list[Tensor]] = []  # populations that one module keeps at one width
-        self.state_inputs: dict[int, Tensor] = {}  # recurrent state given from outside -> its neurons
-        self.state_outputs: set[int] = set()
-        self.attributes: list[Attribute] = []
-        self.path: list[str] = []  # the modules that are running
+        self.state_inputs: dict[int, Tensor] = {}  # an input that is recurrent state -> its neurons
+        self.state_outputs: set[int] = set()  # ids of recurrent states, which may leave at any width
+        self.computed_with: dict[str, str] = {}  # parameters that operations other than layers use
+        self.touched: set[str] = set()  # parameters that took part
         self._names = {id(tensor): name for name, tensor in self.tensors.items()}
         self._shadows: dict[int, tuple[Tensor, Shadow]] = {}  # tensors are kept, so that ids stay theirs
-        self.touched: set[str] = set()  # parameters that took part
-        self.computed_with: dict[str, str] = {}  # parameters that something is computed of, as of activations
-        self.count = 1  # neurons so far, and one more: number 0 is nobody
+        self._path: list[str] = []  # the modules that are running
         self._written: set[int] = set()  # populations of the operation that is running
 
     # What a rule may ask and declare ------------------------------------------------------------------
 
     def sources(self, x: Tensor) -> frozenset[int]:
         """The indices of the populations that a tensor was computed from."""
-        return self._shadow(x).sources
+        return self._shadows[id(x)][1].sources if id(x) in self._shadows else frozenset()
 
     def neurons(self, x: Tensor) -> Tensor:
         """The neurons of a tensor's elements.  int64, the shape of x"""
         return self._shadow(x).neurons
 
     def along(self, x: Tensor, dim: int) -> Tensor:
-        """The neurons along one axis of x. Protected, and none, where they differ over the others.  -> (size,)"""
+        """The neurons along one axis of x.  -> (size,); protected, and zeros, if others differ"""
         neurons = axis_of(self.neurons(x), dim)
         if neurons is None:
             self.protect(self.neurons(x), f"{self.here()} mixes it with others")
@@ -146,7 +148,7 @@ class Trace(TorchFunctionMode):
         units = parameter.shape[dim] // gates
         first_name = self.name(parameter)
         if first_name is None:
-            return torch.zeros(units, dtype=torch.int64, device=parameter.device)  # computed: cannot be merged
+            return torch.zeros(units, dtype=torch.int64, device=parameter.device)  # a computed matrix
         use = self.uses.get((first_name, dim))
         if use is not None and use.role == "out":  # a module that runs again writes the same neurons
             neurons = use.neurons[:units]
@@ -181,7 +183,7 @@ class Trace(TorchFunctionMode):
 
     def here(self) -> str:
         """The operation that is running, and its module."""
-        return f"`{self.operation}` in {self.path[-1] if self.path else type(self.policy).__name__}"
+        return f"`{self.operation}` in {self._path[-1] if self._path else type(self.policy).__name__}"
 
     # How a run is followed ----------------------------------------------------------------------------
 
@@ -192,69 +194,71 @@ class Trace(TorchFunctionMode):
             self._keep(x, Shadow(neurons, frozenset({INPUT})))
         with ExitStack() as stack:
             for name, module in self.policy.named_modules():
-                before = module.register_forward_pre_hook(lambda *_, name=name: self.path.append(name))
-                after = module.register_forward_hook(lambda *_: self.path.pop() and None)
+                before = module.register_forward_pre_hook(lambda *_, name=name: self._path.append(name))
+                after = module.register_forward_hook(lambda *_: self._path.pop() and None)
                 stack.callback(before.remove), stack.callback(after.remove)
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(torch.no_grad())
             stack.enter_context(self)
             return getattr(self.policy, method)(*inputs)
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self.func, self.operation, self._written = func, operation_name(func), set()
         if self.operation in ("shape", "size"):
             return self._remembering(out, *args, **kwargs)
-        given = [x for x in tensors_in((args, kwargs)) if self.name(x) is None]
-        sources = frozenset().union(*(self._shadow(x).sources for x in given))
-        results = list(tensors_in(out))
-        if self.operation in ASKS_A_VALUE and not results and sources and not asked_by_torch():
-            raise self.refuse("the policy takes its course by a computed value, and one run shows one course only")
+        given, results = list(tensors_in((args, kwargs))), list(tensors_in(out))
+        sources = frozenset().union(*map(self.sources, given))
         if results or self.operation == "setitem":
-            self.touched |= {name for x in tensors_in((args, kwargs)) if (name := self.name(x))}
-            neurons = self._follow(out, args, kwargs)
+            self.touched |= {name for x in given if (name := self.name(x))}
+            neurons = self._follow(given, out, args, kwargs)
             for x, ids in zip(results, neurons, strict=True):
                 self._keep(x, Shadow(ids, sources | self._written))
-            if len(results) == 1:
-                sizes = args[1:] if len(args) != 2 or not isinstance(args[1], (tuple, list)) else args[1]
-                learn_sizes(sizes, neurons[0])
+            if self.operation in TAKES_SIZES:
+                learn_sizes(args[1] if isinstance(args[1], (tuple, list)) else args[1:], neurons[0])
+        elif self.operation in ASKS_A_VALUE and sources and not asked_by_torch():
+            raise self.refuse("the policy's course depends on a value, and one run shows one course only")
         return out
 
-    def _follow(self, out: Any, args: tuple, kwargs: dict) -> list[Tensor]:
-        """The neurons of an operation's results."""
-        given = list(tensors_in((args, kwargs)))
-        function = RULES.get(self.operation)
-        neurons = [self.neurons(x).flatten() for x in given if self.name(x) is None]
-        parameters = [name for x in given if (name := self.name(x))]
-        if function and (parameters or any(ids.any() for ids in neurons)):
-            return list(tensors_in(function(self, out, *args, **kwargs)))
-        ours = {self.populations[self.population(n)].name for ids in neurons for n in ids[ids > 0].unique()}
+    def _follow(self, given: list[Tensor], out: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+        """The neurons of an operation's results, by its rule; without one, only if nothing is lost."""
+        rule = RULES.get(self.operation)
+        parameters = [name for x in given if (name := self.name(x)) and isinstance(x, nn.Parameter)]
+        neurons = torch.cat(
+            [self.neurons(x).flatten() for x in given if not self.name(x)]
+            or [torch.zeros(0, dtype=torch.int64)]
+        )
+        if rule and (parameters or neurons.any()):
+            return list(tensors_in(rule(self, out, *args, **kwargs)))
+        ours = {self.populations[self.population(n)].name for n in neurons[neurons > 0].unique()}
         if (ours or parameters) and not self._ignored(ours):
             raise UserError(
                 f"{self.here()} is unknown: register a rule for it with "
-                f'@pufferlib_kcore.graph.rule("{self.operation}"), or leave what it touches whole with '
-                f"ignore={sorted(ours) or self.path[-1:]}"
+                f'@pufferlib_kcore.rule("{self.operation}"), or leave what it touches whole with '
+                f"ignore={sorted(ours) or self._path[-1:]}"
             )
-        for ids in neurons:
-            self.protect(ids, f"{self.here()} is unknown")
+        self.protect(neurons, f"{self.here()} is unknown")
         return [torch.zeros(x.shape, dtype=torch.int64, device=x.device) for x in tensors_in(out)]
 
     def _ignored(self, populations: set[str]) -> bool:
         """Whether the running module, or every one of these populations, is to be left whole."""
-        running = bool(self.path) and is_within(self.path[-1], self.ignore)
+        running = bool(self._path) and is_within(self._path[-1], self.ignore)
         return running or bool(populations) and all(is_within(name, self.ignore) for name in populations)
 
     def _shadow(self, x: Tensor) -> Shadow:
         if id(x) not in self._shadows:
+            name, long = self.name(x), [dim for dim, size in enumerate(x.shape) if size > 1]
             neurons = torch.zeros(x.shape, dtype=torch.int64, device=x.device)
-            vector = [dim for dim, size in enumerate(x.shape) if size > 1]
-            if isinstance(x, nn.Parameter) and self.name(x) and len(vector) == 1:  # it acts element by element, as a bias does
-                units = self.write((x, vector[0]), kind="linear", name=self.name(x))
-                neurons = self.spread(units, x, vector[0])
-            elif name := self.name(x):
+            sources = frozenset[int]()
+            if isinstance(x, nn.Parameter) and name and len(long) == 1:  # it acts as a bias or a scale does
+                neurons = self.spread(self.write((x, long[0]), kind="linear", name=name), x, long[0])
+                sources = frozenset({len(self.populations) - 1})
+            elif name:
                 self.computed_with.setdefault(name, self.here())
-            self._keep(x, Shadow(neurons, frozenset(self._written)))
+            self._keep(x, Shadow(neurons, sources))
         return self._shadows[id(x)][1]
 
     def _keep(self, x: Tensor, shadow: Shadow) -> None:
@@ -271,7 +275,7 @@ class Trace(TorchFunctionMode):
 
     def population(self, neuron: int) -> int:
         """The index of the population that a neuron belongs to."""
-        return bisect_right(self.populations, int(neuron), key=lambda population: population.first) - 1
+        return bisect_right(self.populations, int(neuron), key=lambda p: p.first) - 1
 
     def _remembering(self, out: Any, x: Tensor, dim: int | None = None) -> Any:
         """A shape, or one size of it, that remembers which neurons lie along its axes."""
@@ -282,7 +286,7 @@ class Trace(TorchFunctionMode):
 
 
 def operation_name(func: Callable) -> str:
-    """The bare name of a torch function: `__add__` and `add_` are "add", `Tensor.shape.__get__` is "shape"."""
+    """A torch function's bare name: `__add__` and `add_` are "add", `Tensor.shape.__get__` is "shape"."""
     name = getattr(func, "__name__", "")
     if name == "__get__":
         name = getattr(func.__self__, "__name__", "")  # type: ignore[attr-defined]
@@ -297,21 +301,3 @@ def asked_by_torch() -> bool:
 def is_within(name: str, modules: Sequence[str]) -> bool:
     """Whether a dotted name is one of these, or below one."""
     return any(name == module or name.startswith(module + ".") for module in modules)
-
-
-def tensors_in(value: Any, strict: bool = False) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists, dicts, dataclasses and distributions, in order.
-
-    strict  raise a UserError for an object that may hide tensors
-    """
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from tensors_in(list(value.values()), strict)
-    elif isinstance(value, torch.distributions.Distribution) or is_dataclass(value):
-        yield from tensors_in(list(vars(value).values()), strict)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item, strict)
-    elif strict and not isinstance(value, (int, float, str, type(None))):
-        raise UserError(f"the policy returns a {type(value).__name__}: expected tensors in tuples, lists or dicts")

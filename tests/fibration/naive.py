@@ -13,7 +13,9 @@ def clusters(rows, threshold):
         a, b = sorted(np.unravel_index(distance.argmin(), distance.shape))
         if distance[a, b] > threshold:
             break
-        mean = (len(groups[a]) * distance[a] + len(groups[b]) * distance[b]) / (len(groups[a]) + len(groups[b]))
+        mean = (len(groups[a]) * distance[a] + len(groups[b]) * distance[b]) / (
+            len(groups[a]) + len(groups[b])
+        )
         distance[a], distance[:, a], distance[a, a] = mean, mean, np.inf
         distance = np.delete(np.delete(distance, b, 0), b, 1)
         groups[a] += groups.pop(b)
@@ -25,7 +27,9 @@ def clusters(rows, threshold):
 
 def folded(weight, fibers):
     """Columns summed over each fiber of the inputs.  (rows, n, ...) -> (rows, k * ...)"""
-    return np.stack([weight[:, fibers == f].sum(axis=1) for f in range(max(fibers) + 1)], 1).reshape(len(weight), -1)
+    return np.stack([weight[:, fibers == f].sum(axis=1) for f in range(max(fibers) + 1)], 1).reshape(
+        len(weight), -1
+    )
 
 
 def layer(weight, bias, fibers, threshold):

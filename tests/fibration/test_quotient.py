@@ -18,7 +18,11 @@ def table(units):
         "flat": ((Segment("b", "out", units=b),), (Segment("a", "in", units=a, inner=5),)),
         "both": (
             (Segment(None, units=3),),
-            (Segment("a", "in", units=a), Segment(None, units=2), Segment("b", "in", outer=2, units=b, inner=3)),
+            (
+                Segment("a", "in", units=a),
+                Segment(None, units=2),
+                Segment("b", "in", outer=2, units=b, inner=3),
+            ),
         ),
         "bias": ((Segment("b", "out", units=b),),),
         "backwards": ((Segment("a", "in", units=a),), (Segment("b", "out", units=b),)),
@@ -32,7 +36,9 @@ SMALL = table({name: int(labels.max()) + 1 for name, labels in FIBERS.items()})
 def random_tensors(axes_of, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.randn([sum(s.length for s in axis) for axis in axes], generator=generator, dtype=torch.float64)
+        name: torch.randn(
+            [sum(s.length for s in axis) for axis in axes], generator=generator, dtype=torch.float64
+        )
         for name, axes in axes_of.items()
     }
 
@@ -45,7 +51,9 @@ def inner(x, y):
 def test_collapse_undoes_every_lift(uneven):
     base = random_tensors(SMALL)
     large = lift(base, SMALL, FIBERS, torch.Generator().manual_seed(1) if uneven else None)
-    assert {name: x.shape for name, x in large.items()} == {name: x.shape for name, x in random_tensors(LARGE).items()}
+    assert {name: x.shape for name, x in large.items()} == {
+        name: x.shape for name, x in random_tensors(LARGE).items()
+    }
     for name, x in collapse(large, LARGE, FIBERS).items():
         torch.testing.assert_close(x, base[name], rtol=1e-12, atol=1e-12)
 
@@ -63,7 +71,10 @@ def test_collapse_by_hand():
 def test_the_dual_map_is_the_transpose_of_the_lift():
     base, gradient = random_tensors(SMALL), random_tensors(LARGE, 1)
     torch.testing.assert_close(
-        inner(lift(base, SMALL, FIBERS), gradient), inner(base, dual(gradient, LARGE, FIBERS)), rtol=1e-12, atol=0
+        inner(lift(base, SMALL, FIBERS), gradient),
+        inner(base, dual(gradient, LARGE, FIBERS)),
+        rtol=1e-12,
+        atol=0,
     )
 
 

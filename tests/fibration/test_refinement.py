@@ -20,7 +20,12 @@ def recurrent_space(units, name="h", cell="lstm"):
 def recurrent_table(units, inputs, gates=4, below=None):
     out = (Segment("h", "out", outer=gates, units=units),)
     read = (Segment(below, "in" if below else "", units=inputs),)
-    return {"w_ih": (out, read), "w_hh": (out, (Segment("h", "in", units=units),)), "b_ih": (out,), "b_hh": (out,)}
+    return {
+        "w_ih": (out, read),
+        "w_hh": (out, (Segment("h", "in", units=units),)),
+        "b_ih": (out,),
+        "b_hh": (out,),
+    }
 
 
 def chain(units, copies=1):
@@ -29,7 +34,10 @@ def chain(units, copies=1):
     With copies, each unit's weight is spread over the copies of the unit before.
     """
     gates = torch.tensor([1.0, -0.7, 0.4, 1.3], dtype=torch.float64)
-    w_ih, w_hh = torch.zeros(4, units, copies, 1).double(), torch.zeros(4, units, copies, units, copies).double()
+    w_ih, w_hh = (
+        torch.zeros(4, units, copies, 1).double(),
+        torch.zeros(4, units, copies, units, copies).double(),
+    )
     w_ih[:, 0] = gates.flip(0)[:, None, None]
     for unit in range(1, units):
         w_hh[:, unit, :, unit - 1, :] = (gates / copies)[:, None, None]
@@ -89,7 +97,10 @@ def test_a_gru_keeps_the_new_gates_biases_apart():
     generator = torch.Generator().manual_seed(0)
     table, space = recurrent_table(2, 1, gates=3), recurrent_space(2, cell="gru")
     tensors = {
-        name: torch.randn([3, 1, *shape], generator=generator).double().repeat(1, 2, *[1] * len(shape)).flatten(0, 1)
+        name: torch.randn([3, 1, *shape], generator=generator)
+        .double()
+        .repeat(1, 2, *[1] * len(shape))
+        .flatten(0, 1)
         for name, shape in {"w_ih": [1], "w_hh": [2], "b_ih": [], "b_hh": []}.items()
     }
 
@@ -140,10 +151,15 @@ def test_published_partitions_are_the_recipes(threshold, trained):
     fc, axes = linear("fc", 14)
     axes["fc"] = (axes["fc"][0], (Segment("conv", "in", units=10, inner=4),))
     kernel = tuple((Segment(None, units=size),) for size in (2, 3, 3))
-    table = {"conv": ((Segment("conv", "out", units=10),), *kernel), "conv.bias": ((Segment("conv", "out", units=10),),)}
+    table = {
+        "conv": ((Segment("conv", "out", units=10),), *kernel),
+        "conv.bias": ((Segment("conv", "out", units=10),),),
+    }
     table |= axes | recurrent_table(12, 14, below="fc")
     spaces = [recurrent_space(12), fc, conv]
-    found = color_spaces(spaces, tensors, table, dict.fromkeys(["conv", "fc", "h"], threshold), published=True)
+    found = color_spaces(
+        spaces, tensors, table, dict.fromkeys(["conv", "fc", "h"], threshold), published=True
+    )
 
     unfolded = np.arange(2)  # observations are never merged
     np.testing.assert_array_equal(found["conv"], naive.layer(w["conv"], w["conv.bias"], unfolded, threshold))

@@ -89,8 +89,8 @@ def play(policy, chunks):
 
 def episodes(seed=0):
     """Sequences of several lengths, with resets in between."""
-    return [(screens(3, 4, seed=seed), True), (screens(3, 2, seed=seed + 1), False), (screens(3, seed=seed + 2), False),
-            (screens(3, 5, seed=seed + 3), True)]  # fmt: skip
+    lengths = [((3, 4), True), ((3, 2), False), ((3,), False), ((3, 5), True)]
+    return [(screens(*lead, seed=seed + i), reset) for i, (lead, reset) in enumerate(lengths)]
 
 
 def assert_same(found, expected, tolerance=1e-10):

@@ -73,9 +73,9 @@ def test_default_policies_of_every_action_kind(actions, layers):
     base = random_(policy)
     large, fibers = lifted(base, inputs)
     found = graph.collapse(large, inputs, 0)
-    assert {name: labels.tolist() for name, labels in found.fibers.items() if found.reasons[name] is None} == {
-        name: labels.tolist() for name, labels in fibers.items()
-    }
+    assert {
+        name: labels.tolist() for name, labels in found.fibers.items() if found.reasons[name] is None
+    } == {name: labels.tolist() for name, labels in fibers.items()}
     assert_same_policy(found.policy, base)
     with torch.no_grad():
         assert_same(flat(found.policy(*inputs)), flat(large(*inputs)))
@@ -84,7 +84,10 @@ def test_default_policies_of_every_action_kind(actions, layers):
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_residual_streams_are_refined_with_the_blocks_that_read_them(recurrent):
-    base, inputs = pufferlib.models.ProcgenResnet(PROCGEN, cnn_width=6, mlp_width=10), (screens(2, shape=(16, 16, 3)).double(),)
+    base, inputs = (
+        pufferlib.models.ProcgenResnet(PROCGEN, cnn_width=6, mlp_width=10),
+        (screens(2, shape=(16, 16, 3)).double(),),
+    )
     if recurrent:
         base, inputs = pufferlib.models.LSTMWrapper(PROCGEN, base, 10, 10, 2), (*inputs, None)
     large, fibers = lifted(random_(base), inputs)

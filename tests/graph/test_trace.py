@@ -101,6 +101,15 @@ EXACT = {
 }
 
 
+@pytest.mark.parametrize("shape", [(1, 5), (5,), (2, 3, 5)])
+def test_any_batch_will_do(shape):
+    net = random_(Net(residual, **EXACT["residual stream"][1], **HEADS))
+    assert list(graph.collapse(net, inputs(*shape), 0).fibers) == list(
+        graph.collapse(net, inputs(3, 5), 0).fibers
+    )
+    assert graph.collapse(net, inputs(*shape), 2).report.params_after < 60
+
+
 @pytest.mark.parametrize("name", EXACT)
 def test_a_lift_collapses_to_its_base(name):
     forward, layers, shape = EXACT[name]
@@ -166,7 +175,13 @@ def test_recurrent_state_is_resized_with_its_layer_also_when_masked():
         return net.actor(y), net.critic(y), state
 
     net = random_(
-        Net(forward, encoder=nn.Linear(4, 6), lstm=nn.LSTM(6, 9), actor=nn.Linear(9, 2), critic=nn.Linear(9, 1))
+        Net(
+            forward,
+            encoder=nn.Linear(4, 6),
+            lstm=nn.LSTM(6, 9),
+            actor=nn.Linear(9, 2),
+            critic=nn.Linear(9, 1),
+        )
     )
     state = torch.zeros(2, 1, 3, 9).double()
     found = graph.collapse(net, (*inputs(2, 3, 4), torch.zeros(3).double(), *state), 1.2)
@@ -184,7 +199,9 @@ def whole(forward, *shape, **layers):
 
 
 def test_observations_added_to_neurons_keep_them_whole():
-    reasons = whole(lambda net, x: two_heads(net, net.b(net.a(x) + x)), 3, 5, a=nn.Linear(5, 5), b=nn.Linear(5, 9))
+    reasons = whole(
+        lambda net, x: two_heads(net, net.b(net.a(x) + x)), 3, 5, a=nn.Linear(5, 5), b=nn.Linear(5, 9)
+    )
     assert reasons["a"] == "`add` in Net joins it with what cannot be merged" and reasons["b"] is None
 
 
@@ -193,7 +210,9 @@ def test_layers_that_mix_units_keep_them_whole():
         lambda net, x: two_heads(net, net.norm(net.a(x))), 3, 5, a=nn.Linear(5, 9), norm=nn.LayerNorm(9)
     )
     assert reasons["a"] == "`layer_norm` in norm mixes its neurons"
-    reasons = whole(lambda net, x: two_heads(net, net.a(x) / net.a(x).sum(1, keepdim=True)), 3, 5, a=nn.Linear(5, 9))
+    reasons = whole(
+        lambda net, x: two_heads(net, net.a(x) / net.a(x).sum(1, keepdim=True)), 3, 5, a=nn.Linear(5, 9)
+    )
     assert reasons["a"] == "`sum` in Net goes over its neurons"
 
 
@@ -210,6 +229,17 @@ def test_layers_cut_at_fixed_places_stay_whole():
         "actor": "output",
         "critic": "output",
     }
+
+
+def test_a_neuron_picked_by_its_place_keeps_its_layer_whole():
+    """Were it merged, the third of what is left would be another neuron."""
+
+    def forward(net, x):
+        gate = net.a(x).tanh()
+        return two_heads(net, net.b(gate) * gate[:, 3:4])
+
+    reasons = whole(forward, 3, 5, a=nn.Linear(5, 7), b=nn.Linear(7, 9))
+    assert reasons["a[0:7]"] and reasons["a[3:4]"] and reasons["b"] is None
 
 
 def test_neurons_out_of_order_stay_whole():
@@ -313,7 +343,7 @@ REFUSED = {
     "a branch on computed values": (
         lambda net, x: two_heads(net, net.a(x) if net.a(x).sum() > 0 else -net.a(x)),
         dict(a=nn.Linear(5, 9)),
-        "`bool` in Net cannot be traced: the policy takes its course by a computed value",
+        "`bool` in Net cannot be traced: the policy's course depends on a value",
     ),
     "a branch on observations": (
         lambda net, x: two_heads(net, net.a(x) * x.max().item()),
@@ -335,7 +365,11 @@ REFUSED = {
         dict(a=nn.Linear(5, 9)),
         "`setitem` in Net is unknown",
     ),
-    "an object that may hide tensors": (lambda net, x: (net.a(x), object()), dict(a=nn.Linear(5, 9)), "object"),
+    "an object that may hide tensors": (
+        lambda net, x: (net.a(x), object()),
+        dict(a=nn.Linear(5, 9)),
+        "object",
+    ),
     "no tensor": (lambda net, x: (net.a(x) is None, 3), dict(a=nn.Linear(5, 9)), "returned no tensor"),
 }
 
@@ -366,7 +400,12 @@ def test_packed_sequences_and_torchscript_are_refused():
 
 
 def test_a_size_fixed_in_code_is_refused_not_guessed():
-    net = Net(lambda net, x: two_heads(net, net.b(net.a(x).reshape(3, 12))), a=nn.Linear(5, 12), b=nn.Linear(12, 9), **HEADS)
+    net = Net(
+        lambda net, x: two_heads(net, net.b(net.a(x).reshape(3, 12))),
+        a=nn.Linear(5, 12),
+        b=nn.Linear(12, 9),
+        **HEADS,
+    )
     with pytest.raises(UserError, match="the collapsed Net does not run .* ignore="):
         graph.collapse(random_(net), inputs(3, 5), 1.0)
     assert graph.collapse(net, inputs(3, 5), {"default": 1.0}, ignore=["a"]).reasons["a"] == "ignored"
@@ -423,6 +462,22 @@ def test_requires_grad_and_training_mode_are_kept():
     found = graph.collapse(policy, example, 1.0).policy
     assert not found.training and not found.policy.network[0].weight.requires_grad
     assert found.policy.network[2].weight.requires_grad
+
+
+def test_sampling_agents_leave_the_generator_alone_and_their_heads_whole():
+    def forward(net, x):
+        hidden = net.a(x).tanh()
+        actions = torch.distributions.Categorical(logits=net.actor(hidden))
+        sample = actions.sample()
+        return sample, actions.log_prob(sample), actions.entropy(), net.critic(hidden)
+
+    net = random_(Net(forward, a=nn.Linear(5, 9), tower=nn.Linear(5, 3), **HEADS))
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    found = graph.collapse(net, inputs(3, 5), 2, value=3)
+    assert torch.rand(1) == expected
+    assert found.reasons["a"] is None and found.reasons["actor"] and found.kinds["critic"] == "critic"
 
 
 def test_other_methods_and_value_paths():
@@ -483,7 +538,11 @@ def test_spaces_are_shown_before_anything_is_done():
     policy, example = nature()
     rows = {row["space"]: row for row in graph.spaces(policy, example).rows}
     assert rows["policy.network.7"]["read_by"] == ["recurrent.weight_ih_l0"]
-    assert rows["recurrent"]["read_by"] == ["recurrent.weight_hh_l0", "policy.actor.weight", "policy.value_fn.weight"]
+    assert rows["recurrent"]["read_by"] == [
+        "recurrent.weight_hh_l0",
+        "policy.actor.weight",
+        "policy.value_fn.weight",
+    ]
     assert rows["policy.actor"]["reason"] == "output"
     assert "recurrent.weight_hh_l0" in str(graph.spaces(policy, example))
 
