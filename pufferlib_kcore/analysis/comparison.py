@@ -14,7 +14,7 @@ from pufferlib_kcore.analysis import figures, report
 from pufferlib_kcore.analysis.fibers import FiberHistory
 from pufferlib_kcore.analysis.sources import Source, source
 from pufferlib_kcore.analysis.tables import Table, number
-from pufferlib_kcore.store import Run, atomic, load_fibers
+from pufferlib_kcore.store import Run, atomic, load_fibers, provenance
 
 NOTES = {
     "Runs": "Final return: mean over the episodes that finished in the last tenth of the epochs. "
@@ -144,6 +144,15 @@ class Comparison:
         columns = ["space", "kind", "units", "fibers", "params_before", "params_after", "reason"]
         return Table({"space": name, **space} for name, space in spaces.items()).only(columns)
 
+    @property
+    def provenance(self) -> Table:
+        """Seed, commit, machine and versions of each run, as its config tells them, and of this report."""
+        sources = {name: _facts(run.config) for name, run in self.runs()}
+        sources["this report"] = _facts(provenance())
+        facts = dict.fromkeys(fact for known in sources.values() for fact in known)
+        table = Table({"": fact, **{name: sources[name].get(fact) for name in sources}} for fact in facts)
+        return table.only(["", *sources])
+
     def runs(self) -> Iterator[tuple[str, Source]]:
         """("original", run) and, where there is one, ("collapsed", run)."""
         yield "original", self.original
@@ -163,9 +172,9 @@ class Comparison:
         return report.page(
             title=self.title,
             png=self.png(),
-            tables={"Runs": self.summary, "Spaces": self.table},
-            settings={f"{name}: {run.name}": run.config for name, run in self.runs() if run.config},
+            tables={"Runs": self.summary, "Spaces": self.table, "Provenance": self.provenance},
             notes=NOTES,
+            folded={f"{name}: {run.name}": run.config for name, run in self.runs() if run.config},
         )
 
     def save_html(self, path: str | Path) -> Path:
@@ -177,6 +186,16 @@ class Comparison:
     def _repr_png_(self) -> bytes:
         """How a notebook shows the comparison."""
         return self.png()
+
+
+def _facts(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a run's config, or provenance(), says of its origin, by dotted name, as text."""
+    facts: dict[str, str] = {}
+    for name in ("seed", "time", "git_commit", "git_dirty", "machine", "versions"):
+        value = config.get(name)
+        parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        facts |= {f"{name} {part}".strip(): str(item) for part, item in parts if item is not None}
+    return facts
 
 
 def _thresholds(thresholds: Any) -> str:

@@ -31,13 +31,14 @@ def comparison(
     fibers: Mapping | None = None,
     params: tuple[int, int] | None = None,
 ) -> Figure:
-    """All panels over the same agent steps; a panel without data is left out.
+    """All panels over the same agent steps; a panel without data is left out, and spaces of a single unit.
 
     curves, histories: by run, "original" and "collapsed".  fibers: of the collapse, {spaces: ...}, drawn
     as bars where no history tells more.  params: of the policy before and after the collapse.
     """
     histories = {name: history for name, history in (histories or {}).items() if len(history.epochs)}
     spaces = fibers["spaces"] if fibers else {}
+    spaces = {name: space for name, space in spaces.items() if space["units"] > 1}
     panels = [("returns", 3.4)]
     if histories:
         panels.append(("fibers", 2.6))
@@ -99,7 +100,7 @@ def draw_fibers(axis: Axes, histories: Mapping[str, FiberHistory], curves: Mappi
     for history in histories.values():
         for name, space in history.spaces.items():
             units = space.units[np.isfinite(space.units)]
-            if len(units):
+            if len(units) and units[0] > 1:
                 whole.setdefault(name, (space.kind, float(units[0])))
     colors = _colors({name: kind for name, (kind, _) in whole.items()})
     for run, history in histories.items():

@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pufferlib_kcore.analysis.tables import Table, number
-from pufferlib_kcore.store import provenance as here
+from pufferlib_kcore.analysis.tables import Table
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; }
@@ -27,25 +26,24 @@ def page(
     title: str,
     png: bytes,
     tables: Mapping[str, Table],
-    settings: Mapping[str, Mapping[str, Any]],
     notes: Mapping[str, str] | None = None,
-    provenance: Mapping[str, Any] | None = None,
+    folded: Mapping[str, Any] | None = None,
 ) -> str:
     """The page as text.
 
-    png: the figure.  tables: by heading; an empty one is left out.  notes: a sentence below a heading.
-    settings: the config of each run by name.
-    provenance: of the report itself, default: that of this process.
+    png: the figure.  tables: by heading, an empty one left out.  notes: a sentence below a heading.
+    folded: plain data by name, shown as JSON when it is clicked.
     """
-    made = here() if provenance is None else provenance
     parts = [f"<h1>{html.escape(title)}</h1>", _image(png, title)]
     for name, table in tables.items():
         if table:
-            note = (notes or {}).get(name, "")
-            parts.append(_section(name, f"<p>{html.escape(note)}</p>\n{table._repr_html_()}"))
-    parts.append(_section("Provenance of this report", _facts(made)))
-    if settings:
-        parts.append(_section("Settings of the runs", "\n".join(_folded(*item) for item in settings.items())))
+            note = html.escape((notes or {}).get(name, ""))
+            content = f"<p>{note}</p>\n{table._repr_html_()}"
+            parts.append(f'<h2>{html.escape(name)}</h2>\n<div class="scroll">\n{content}\n</div>')
+    if folded:
+        parts.append("<h2>Settings</h2>")
+        parts += [_folded(name, content) for name, content in folded.items()]
+    body = "\n".join(parts)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -56,7 +54,8 @@ def page(
 <style>{STYLE}</style>
 </head>
 <body>
-{"".join(part + chr(10) for part in parts)}</body>
+{body}
+</body>
 </html>
 """
 
@@ -66,29 +65,6 @@ def _image(png: bytes, title: str) -> str:
     return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
 
 
-def _section(heading: str, content: str) -> str:
-    return f'<h2>{html.escape(heading)}</h2>\n<div class="scroll">\n{content}\n</div>'
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-    """Nested facts as a table of two columns; lists, which are long, folded."""
-    rows, folded = Table(), []
-    for name, value in facts.items():
-        if isinstance(value, Mapping):
-            rows += [{"": f"{name} · {key}", "value": _text(item)} for key, item in value.items()]
-        elif isinstance(value, list):
-            folded.append(_folded(f"{name} ({len(value)})", value))
-        else:
-            rows.append({"": name, "value": _text(value)})
-    return "\n".join([rows._repr_html_(), *folded])
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "not known"
-    return ("no", "yes")[value] if isinstance(value, bool) else number(value)
-
-
 def _folded(name: str, content: Any) -> str:
-    text = "\n".join(content) if isinstance(content, list) else json.dumps(content, indent=2, default=str)
-    return f"<details><summary>{html.escape(name)}</summary><pre>{html.escape(text)}</pre></details>"
+    text = html.escape(json.dumps(content, indent=2, default=str, ensure_ascii=False))
+    return f"<details><summary>{html.escape(name)}</summary><pre>{text}</pre></details>"

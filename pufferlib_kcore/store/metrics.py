@@ -41,7 +41,7 @@ def parse(line: str) -> dict[str, Any] | None:
 
 def truncate(path: str | Path, epoch: int) -> None:
     """Drop the records after epoch (0: all of them), as a run does that resumes from it."""
-    kept = [record for record in read(path) if record.get("epoch", 0) <= epoch] if epoch else []
+    kept = [record for record in read(path) if record.get("epoch", 0) <= epoch]
     atomic.write(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 

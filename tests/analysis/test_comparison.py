@@ -15,6 +15,7 @@ from matplotlib.image import imread
 from pufferlib_kcore.analysis import FiberHistory, compare, figures
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import Run, save_fibers
+from pufferlib_kcore.store.provenance import versions
 
 BATCH = 30720
 
@@ -35,9 +36,12 @@ def space(units, fibers, kind="linear", reason=None, **more):
     return {"kind": kind, "labels": labels, "units": units, "fibers": fibers, "reason": reason, **more}
 
 
-def history(epochs, fibers, units=64, params=None, spaces=("conv", "lstm")):
+def history(epochs, fibers, units=64, params=None, spaces=("conv", "lstm"), single=None):
     lists = {"kind": "cnn", "units": [units] * len(epochs), "fibers": list(fibers)}
-    return {"epochs": list(epochs), "spaces": {name: lists for name in spaces}, "params": params}
+    told = {name: lists for name in spaces}
+    if single is not None:
+        told[single] = {"kind": "critic", "units": [1] * len(epochs), "fibers": [1] * len(epochs)}
+    return {"epochs": list(epochs), "spaces": told, "params": params}
 
 
 @pytest.fixture
@@ -159,13 +163,13 @@ def test_without_a_history_the_spaces_of_the_collapse_are_bars(pair):
     shown = panels(compare(*pair).figure)
     assert list(shown) == ["episode return", "bars", "parameters"]
     widths = sorted(bar.get_width() for bar in shown["bars"].patches)
-    assert widths == [1, 1, 20, 64]
-    assert [text.get_text() for text in shown["bars"].get_yticklabels()] == ["conv", "value"]
+    assert widths == [20, 64]  # a single unit has nothing to merge with
+    assert [text.get_text() for text in shown["bars"].get_yticklabels()] == ["conv"]
 
 
 def test_fibers_over_time_are_shares_of_the_units_before_the_collapse(pair):
     given = {
-        "original": history([10, 51, 300], [64, 32, 16], params=[1000] * 3),
+        "original": history([10, 51, 300], [64, 32, 16], params=[1000] * 3, single="value"),
         "collapsed": history([60, 300], [32, 8], units=32, params=[250, 250]),
     }
     shown = panels(compare(*pair, fiber_history=given).figure)
@@ -270,6 +274,15 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.words.append(data)
+
+
+def test_provenance_sets_the_runs_beside_each_other(pair):
+    pair[0].write_config({"seed": 7, "versions": {"torch": "2.5.0"}, "git_commit": "abc", "git_dirty": False})
+    table = {row.pop(""): row for row in compare(*pair).provenance}
+    assert table["seed"] == {"original": "7", "this report": None}
+    assert table["git_dirty"]["original"] == "False"
+    assert table["versions torch"]["original"] == "2.5.0"
+    assert table["versions torch"]["this report"] == versions()["torch"]
 
 
 def test_the_page_holds_all_it_shows_and_loads_nothing(pair, tmp_path):
