@@ -46,9 +46,10 @@ def share_cores(
 
     workers, groups = min(((w, g) for w in _divisors(num_envs) if w <= limit for g in _divisors(w)), key=cost)
     size = num_envs // groups
+    threads = cores - 1 if cores > 2 else cores  # one core for the workers: torch's threads wait by spinning
     text = (
         f"{cores} cores: {num_envs} envs in {workers} worker{'s' * (workers > 1)}, "
-        f"{groups} group{'s' * (groups > 1)} of {size}, {cores} torch thread{'s' * (cores > 1)}"
+        f"{groups} group{'s' * (groups > 1)} of {size}, {threads} torch thread{'s' * (threads > 1)}"
     )
     changed = []
     if requested_workers and requested_workers != workers:
@@ -57,7 +58,7 @@ def share_cores(
         changed.append(f"groups of {env_batch_size}")
     if changed:
         text += f" (asked for: {', '.join(changed)})"
-    return Plan(workers, size, cores, text)
+    return Plan(workers, size, threads, text)
 
 
 def _divisors(n: int) -> list[int]:
