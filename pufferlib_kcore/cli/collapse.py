@@ -123,6 +123,7 @@ def write(
 
 def fiber_file(result, provenance: dict[str, Any]) -> dict[str, Any]:
     """What fibers.pkl holds."""
+    sizes = {row["space"]: row for row in result.report.rows}
     spaces = {
         name: {
             "kind": result.kinds[name],
@@ -130,6 +131,7 @@ def fiber_file(result, provenance: dict[str, Any]) -> dict[str, Any]:
             "units": len(labels),
             "fibers": int(labels.max()) + 1,
             "reason": result.reasons.get(name),
+            **{key: sizes[name][key] for key in ("params_before", "params_after")},
         }
         for name, labels in result.fibers.items()
     }

@@ -1,0 +1,276 @@
+"""The command line as a user meets it: real processes, real files, real mistakes."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from pufferlib_kcore import store
+from pufferlib_kcore.store import checkpoints
+
+REPO = Path(__file__).resolve().parents[2]
+SMALL = (
+    "--vec serial --env cartpole --base.rnn-name Recurrent --train.num-envs 4 --train.batch-size 256 "
+    "--train.minibatch-size 128 --train.bptt-horizon 8 --train.update-epochs 1 --train.checkpoint-interval 2"
+).split()
+
+
+def demo(folder, *arguments, timeout=120):
+    """Run demo.py in a folder.  -> (exit status, stdout, stderr)"""
+    done = subprocess.run(
+        [sys.executable, REPO / "demo.py", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def start(folder, *arguments):
+    """Start demo.py in a folder, in the background."""
+    return subprocess.Popen(
+        [sys.executable, REPO / "demo.py", *map(str, arguments)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def until(condition, seconds=90):
+    """Wait until the condition holds; fail where it never does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def epochs(text):
+    return [int(n) for n in re.findall(r"^epoch=(\d+) ", text, re.M)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with one short run of CartPole: 6 epochs, checkpoints at 2, 4, 6."""
+    folder = tmp_path_factory.mktemp("trained")
+    status, out, err = demo(
+        folder, "--mode", "train", *SMALL, "--train.total-timesteps", 1536, "--exp-id", "base"
+    )
+    assert (status, err) == (0, "")
+    assert epochs(out) == [1, 2, 3, 4, 5, 6]
+    return folder
+
+
+def test_training_leaves_all_that_is_promised(trained):
+    run = store.Run.open(trained / "experiments/base")
+    assert [epoch for epoch, _ in run.checkpoints()] == [2, 4, 6]
+    config = run.config()
+    assert config["settings"]["train"]["batch_size"] == 256 and config["seed"] == 1
+    assert {"versions", "git_commit", "packages", "machine"} <= config.keys()
+    keys = "epoch agent_steps SPS episode_return episode_length approx_kl clipfrac explained_variance entropy"
+    assert set(keys.split()) <= run.metrics()[0].keys()
+    assert epochs((run.path / "log.out").read_text()) == [1, 2, 3, 4, 5, 6]
+    payload = torch.load(run.model_path(6), weights_only=True)
+    assert payload["policy"]["name"] == "Default" and payload["agent_steps"] == 1536
+
+
+def test_collapse_and_resume_as_the_guide_says(trained):
+    status, out, err = demo(
+        trained, "--mode", "train", "--vec", "serial", "--env", "cartpole", "--collapse", 0.3,
+        "--train.total-timesteps", 2048,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert "no model_000050.pt: the nearest epoch is 6" in out
+    assert epochs(out) == [7, 8] and "the optimizer's state is carried over" in out
+    folder = store.CollapseFolder(trained / "experiments/base/collapsed_model_thr_03_000006")
+    assert folder.model_path.name == "model_000006_collapsed.pt" and folder.model_path.is_file()
+    fibers = store.load_fibers(folder.fibers_path)
+    collapsed = checkpoints.load(folder.model_path)
+    assert collapsed["shapes"]["policy.encoder.weight"][0] == fibers["spaces"]["policy.encoder"]["fibers"]
+    nested = folder.runs()[-1]
+    assert re.fullmatch(r"cartpole-[0-9a-f]{8}", nested.path.name)
+    assert [epoch for epoch, _ in nested.checkpoints()][-1] == 8
+    assert epochs((nested.path / "log_collapsed.out").read_text()) == [7, 8]
+    assert checkpoints.load(nested.model_path(8))["shapes"] == collapsed["shapes"]
+    assert nested.metrics()[0]["agent_steps"] == 1536 + 256
+
+    status, out, err = demo(trained, "--mode", "report", "--exp-id", "base", timeout=300)
+    assert (status, err) == (0, "")
+    assert (trained / "experiments/base/report.png").read_bytes().startswith(b"\x89PNG")
+    page = (trained / "experiments/base/report.html").read_text()
+    assert "policy.encoder" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+    status, out, _ = demo(
+        trained, "--mode", "train", "--vec", "serial", "--resume", "--exp-id", nested.exp_id,
+        "--train.total-timesteps", 2560,
+    )  # fmt: skip
+    assert status == 0 and epochs(out) == [9, 10]
+
+
+def test_threshold_zero_and_thresholds_by_kind(trained):
+    for arguments, tag in (
+        (["--collapse", 0], "00"),
+        (["--collapse.linear", 0.7, "--collapse.lstm", 1], "lin07_cnn03_lstm10_crit03"),
+    ):
+        status, out, err = demo(
+            trained, "--mode", "collapse", "--exp-id", "base", "--collapse-epoch", 4, *arguments
+        )
+        assert (status, err) == (0, "")
+        folder = trained / f"experiments/base/collapsed_model_thr_{tag}_000004"
+        assert (folder / "model_000004_collapsed.pt").is_file() and (folder / "fibers.pkl").is_file()
+    zero = store.load_fibers(trained / "experiments/base/collapsed_model_thr_00_000004/fibers.pkl")
+    assert all(space["units"] == space["fibers"] for space in zero["spaces"].values())
+
+
+def test_eval_plays_checkpoints_whole_and_collapsed(trained):
+    demo(trained, "--mode", "collapse", "--exp-id", "base", "--collapse", 1)
+    path = "experiments/base/collapsed_model_thr_10_000006/model_000006_collapsed.pt"
+    for which in (["--exp-id", "base"], ["--eval-model-path", path]):
+        status, out, err = demo(trained, "--mode", "eval", *which, "--episodes", 4)
+        assert (status, err) == (0, "") and "episodes=4" in out, (out, err)
+
+
+def test_fibers_of_every_checkpoint(trained):
+    status, out, err = demo(trained, "--mode", "fibers", "--exp-id", "base", "--collapse", 0.5, timeout=300)
+    assert (status, err) == (0, "") and epochs(out) == [2, 4, 6]
+    history = json.loads((trained / "experiments/base/fibers_over_time.json").read_text())
+    assert history["epochs"] == [2, 4, 6] and history["thresholds"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--env", "cartpole", "--collapse", "3"], ["2", "--collapse 0.3"]),
+        (["--env", "cartpole", "--collapse", "-0.1"], ["0", "2"]),
+        (["--env", "acrobot", "--collapse", "0.3"], ["no run of acrobot", "--mode train --env acrobot"]),
+        (["--env", "cartpoll"], ["did you mean", "cartpole"]),
+        (["--env", "cartpole", "--train.learnin-rate", "1"], ["learning"]),
+        (["--env", "cartpole", "--train.learning-rate", "fast"], ["learning-rate", "number"]),
+        (["--env", "cartpole", "--exp-id", "nothing", "--resume"], ["nothing"]),
+        (["--env", "cartpole", "--train.device", "cuda:9"], ["cuda:9", "cpu"]),
+        (["--mode", "trian", "--env", "cartpole"], ["train"]),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_loses_nothing(trained, arguments, words):
+    before = sorted(p for p in (trained / "experiments").rglob("*"))
+    status, out, err = demo(trained, *arguments)
+    assert status != 0 and len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
+    assert all(word in err for word in words), err
+    assert sorted(p for p in (trained / "experiments").rglob("*")) == before
+
+
+def test_a_damaged_checkpoint_is_named(trained, tmp_path):
+    run = tmp_path / "experiments/broken-00000000"
+    run.mkdir(parents=True)
+    whole = (trained / "experiments/base/model_000006.pt").read_bytes()
+    (run / "model_000006.pt").write_bytes(whole[: len(whole) // 2])
+    status, _, err = demo(tmp_path, "--mode", "collapse", "--exp-id", "broken-00000000", "--collapse", 0.3)
+    assert status == 2 and "model_000006.pt" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_resume_goes_on(tmp_path, number):
+    arguments = ["--mode", "train", *SMALL, "--exp-id", "x", "--train.checkpoint-interval", 1000]
+    process = start(tmp_path, *arguments)
+    metrics = tmp_path / "experiments/x/metrics.jsonl"
+    until(lambda: metrics.is_file() and len(metrics.read_text().splitlines()) >= 3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and err == "" and "stopped; saved" in out
+    last = epochs(out)[-1]
+    run = store.Run.open(tmp_path / "experiments/x")
+    assert run.latest()[0] == last
+    steps = (last + 2) * 256
+    status, out, _ = demo(
+        tmp_path, "--mode", "train", *SMALL, "--exp-id", "x", "--train.total-timesteps", steps
+    )
+    assert status == 0 and epochs(out) == [last + 1, last + 2]
+    assert [r["epoch"] for r in run.metrics()] == list(range(1, last + 3))
+
+
+def test_kill_9_leaves_whole_checkpoints_and_no_worker(tmp_path):
+    arguments = ["--mode", "train", *SMALL[2:], "--vec", "multiprocessing", "--exp-id", "x"]
+    process = start(tmp_path, *arguments, "--train.checkpoint-interval", 1)
+    run = store.Run(tmp_path / "experiments/x")
+    until(lambda: len(run.checkpoints()) >= 3)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
+    process.kill()
+    process.wait()
+    until(lambda: not any(w.is_running() and w.status() != psutil.STATUS_ZOMBIE for w in workers), 20)
+    for _, path in run.checkpoints():
+        checkpoints.load(path)
+    epoch, _ = run.latest(with_state=True)
+    steps = (epoch + 1) * 256
+    status, out, _ = demo(tmp_path, *arguments, "--train.total-timesteps", steps)
+    assert status == 0 and epochs(out) == [epoch + 1]
+
+
+def test_a_dead_worker_ends_the_run_and_says_so(tmp_path):
+    process = start(tmp_path, "--mode", "train", *SMALL[2:], "--vec", "multiprocessing", "--exp-id", "x")
+    metrics = tmp_path / "experiments/x/metrics.jsonl"
+    until(lambda: metrics.is_file() and metrics.read_text().count("\n") >= 2)
+    workers = [
+        c for c in psutil.Process(process.pid).children() if "resource_tracker" not in " ".join(c.cmdline())
+    ]
+    workers[0].kill()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1 and "worker" in err and "--resume" in err
+    assert store.Run(tmp_path / "experiments/x").latest()[0] >= 1
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    process = start(tmp_path, "--mode", "train", *SMALL, "--exp-id", "x")
+    metrics = tmp_path / "experiments/x/metrics.jsonl"
+    until(lambda: metrics.is_file() and metrics.read_text().count("\n") >= 3)
+    status, _, err = demo(tmp_path, "--mode", "train", *SMALL, "--exp-id", "x")
+    process.kill()
+    process.communicate()
+    assert status == 2 and len(err.strip().splitlines()) == 1
+
+
+def test_help_names_the_settings_of_the_environment(tmp_path):
+    status, out, err = demo(tmp_path, "--env", "beam_rider", "--help")
+    assert (status, err) == (0, "")
+    for name in ("--train.learning-rate", "--env.frameskip", "--collapse", "--wandb-group", "30_720"):
+        assert name in out
+
+
+def test_tensorboard(tmp_path):
+    status, _, err = demo(
+        tmp_path,
+        "--mode",
+        "train",
+        *SMALL,
+        "--exp-id",
+        "x",
+        "--train.total-timesteps",
+        512,
+        "--track",
+        "tensorboard",
+    )
+    assert status == 0, err
+    assert list((tmp_path / "experiments/x/tensorboard").glob("events*"))
+
+
+def test_profile_adds_up(tmp_path):
+    status, out, err = demo(tmp_path, "--mode", "profile", *SMALL)
+    assert (status, err) == (0, "")
+    rows = dict(re.findall(r"^(\w+) +([-\d.]+) ", out, re.M))
+    total = float(rows.pop("total"))
+    assert sum(map(float, rows.values())) == pytest.approx(total, abs=0.05)
