@@ -62,7 +62,7 @@ def film(path: Path, restored: Restored, settings: Settings) -> Path:
         frame = vec.driver_env.render()
         if writer is None:
             size = frame.shape[1], frame.shape[0]
-            writer = cv2.VideoWriter(str(out), cv2.VideoWriter_fourcc(*"mp4v"), FRAMES_PER_SECOND, size)
+            writer = cv2.VideoWriter(str(out), cv2.VideoWriter.fourcc(*"mp4v"), FRAMES_PER_SECOND, size)
             if not writer.isOpened():
                 raise UserError(f"cannot write {out}: OpenCV has no MP4 encoder here")
         writer.write(frame[:, :, ::-1])

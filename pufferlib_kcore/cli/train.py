@@ -60,7 +60,7 @@ def job_of(args: Args) -> Job:
             return Job(args.settings, data_dir)
         return resumed(found, args) if found.checkpoints() else Job(args.settings, data_dir)
     if args.resume:
-        return resumed(store.newest_run(data_dir, args.settings.base.env_name), args)
+        return resumed(store.newest_run(data_dir, worlds.env_name(args.settings)), args)
     return Job(args.settings, data_dir)
 
 
@@ -108,7 +108,7 @@ def stored_settings(found: runs.Run, args: Args) -> Settings:
 def fit(job: Job, args: Args) -> int:
     """Train a job to its end.  -> exit status"""
     settings, t = job.settings, job.settings.train
-    env_name = settings.base.env_name
+    env_name = worlds.env_name(settings)
     if job.start.agent_steps >= t.total_timesteps:
         raise UserError(
             f"nothing to train: {job.start.agent_steps:,} steps are done and train.total_timesteps is "

@@ -42,11 +42,16 @@ class World:
                 )
 
 
+def env_name(settings: Settings) -> str:
+    """The environment's name.  Raises UserError where neither the command line nor a stored run says it."""
+    if settings.base.env_name is None:
+        raise UserError("which environment? name it, as in --env beam_rider")
+    return settings.base.env_name
+
+
 def creator(settings: Settings, **more: Any):
     """A picklable function that makes one environment of the run."""
-    return environments.make_creator(
-        settings.base.env_name, settings.base.package, **{**settings.env, **more}
-    )
+    return environments.make_creator(env_name(settings), settings.base.package, **{**settings.env, **more})
 
 
 def open_world(settings: Settings, backend: str) -> World:

@@ -50,8 +50,9 @@ class Experience:
 
     def advantages(self, gamma: float, gae_lambda: float) -> Tensor:
         """(N, T), see `advantage.advantages`."""
-        columns = (self.rewards, self.values, self.terminals, self.truncations)
-        return torch.from_numpy(advantages(*(c.numpy() for c in columns), gamma, gae_lambda))
+        rewards, values = self.rewards.numpy(), self.values.numpy()
+        ends = self.terminals.numpy(), self.truncations.numpy()
+        return torch.from_numpy(advantages(rewards, values, *ends, gamma, gae_lambda))
 
 
 @dataclass
@@ -163,5 +164,5 @@ class Collector:
         data.starts[rows, t] = self.ended[rows]
         self.ended[rows] = (data.terminals | data.truncations)[rows, t]
         episodes.add(got.infos)
-        self.held[g] = torch.as_tensor(got.obs)
-        return self.held[g]
+        obs = self.held[g] = torch.as_tensor(got.obs)
+        return obs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ def initial_state(policy: nn.Module, batch: int) -> State | None:
     """Zeros (layers, batch, hidden) twice, or None for a policy without memory."""
     if not is_recurrent(policy):
         return None
-    lstm: nn.LSTM = policy.recurrent  # type: ignore[assignment]
+    lstm: Any = policy.recurrent
     device = lstm.weight_ih_l0.device
     shape = (lstm.num_layers, batch, lstm.hidden_size)
     return torch.zeros(shape, device=device), torch.zeros(shape, device=device)
@@ -51,7 +53,8 @@ def unroll(policy: nn.Module, obs: Tensor, state: State | None, starts: Tensor):
         output, value = policy(flat)
         return output, value.float().reshape(-1)
 
-    core, lstm = policy.policy, policy.recurrent
+    core: Any = policy.policy
+    lstm: Any = policy.recurrent
     hidden, lookup = core.encode_observations(flat)
     hidden = hidden.reshape(B, T, -1).transpose(0, 1)  # (T, B, H)
     cuts = [t for t in range(1, T) if bool(starts[:, t].any())]

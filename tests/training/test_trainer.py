@@ -3,6 +3,7 @@
 import copy
 import math
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -164,3 +165,34 @@ def test_learns_a_trivial_task(tmp_path):
     )
     trainer.fit()
     assert (trainer.collector.data.actions == 2)[trainer.collector.data.valid].float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.MultiDiscrete([3, 2, 4]),
+        gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32),
+    ],
+)
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_learns_with_every_kind_of_action(tmp_path, space, recurrent):
+    """Reward for a large first action: the policy comes to choose it."""
+
+    class Prefers(Countdown):
+        def __init__(self, lengths):
+            super().__init__(lengths)
+            self.single_action_space = space
+
+        def send(self, g, actions):
+            super().send(g, np.zeros(len(actions)))
+            self.rewards[self.groups[g]] *= actions[:, 0]
+
+    vec = Prefers([8] * 4)
+    policy = tiny_policy(vec, recurrent=recurrent)
+    trainer = make(
+        tmp_path, vec=vec, policy=policy, total_timesteps=64 * 40, learning_rate=0.02, anneal_lr=False
+    )
+    trainer.fit()
+    data = trainer.collector.data
+    chosen = data.actions[..., 0].float()[data.valid].mean()
+    assert chosen > 1.5
