@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from pufferlib_kcore import graph, store
+from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.policies.restore import Restored, restore
+from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Args
 from pufferlib_kcore.store import checkpoints, fibers, names, runs
 
@@ -55,7 +56,7 @@ def collapse_run(args: Args) -> Collapsed:
     """Collapse a checkpoint and write the smaller policy, its optimizer state and fibers.pkl beside it."""
     source, asked = source_run(args), args.settings.collapse.epoch
     epoch, path = source.nearest(asked)
-    restored = restore(path)
+    restored = worlds.restored(path, args)
     thresholds = thresholds_of(args)
     result = graph.collapse(restored.policy, restored.example_inputs, thresholds)
     optimizer, note = carried_optimizer(source, epoch, restored, result)

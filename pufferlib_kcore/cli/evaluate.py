@@ -10,7 +10,7 @@ from pufferlib_kcore.cli.collapse import source_run
 from pufferlib_kcore.cli.train import stored_settings
 from pufferlib_kcore.environments import vector
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.policies.restore import Restored, restore
+from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Args, Settings, resolve
 from pufferlib_kcore.training.evaluate import play
 
@@ -39,9 +39,11 @@ def chosen(args: Args) -> tuple[Path, Restored, Settings]:
     if args.eval_model_path is None:
         found = source_run(args)
         path = found.latest()[1]
-        return path, restore(path), stored_settings(found, args)
+        return path, worlds.restored(path, args), stored_settings(found, args)
     path = Path(args.eval_model_path)
-    restored = restore(path)
+    restored = worlds.restored(path, args)
+    if "env" not in restored.payload:  # a pickled module says nothing of its environment
+        return path, restored, args.settings
     env: dict[str, Any] = restored.payload["env"]
     overrides = {**{f"env.{k}": v for k, v in env["kwargs"].items()}, **args.overrides}
     return path, restored, resolve(env["name"], overrides, args.config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +13,31 @@ from pufferlib_kcore import environments
 from pufferlib_kcore.environments import cores, vector
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import space_to_plain, spec_from
-from pufferlib_kcore.settings import Settings
+from pufferlib_kcore.policies.restore import Restored, restore
+from pufferlib_kcore.settings import Args, Settings
 
 SMALL = 200_000  # parameters
+
+
+def restored(path: str | Path, args: Args) -> Restored:
+    """The policy of a checkpoint; with --trust-checkpoint a pickled module's too, which the settings describe."""
+
+    def described() -> dict[str, Any]:
+        env = creator(args.settings)()
+        try:
+            return spec_of(args.settings, env.single_observation_space, env.single_action_space)
+        finally:
+            env.close()
+
+    return restore(path, described if args.trust_checkpoint else None)
+
+
+def spec_of(settings: Settings, observation_space: Any, action_space: Any) -> dict[str, Any]:
+    """The policy that the settings name, for these spaces, as plain data."""
+    base = settings.base
+    rnn = settings.rnn if base.rnn_name else {}
+    names = base.package, base.policy_name, base.rnn_name
+    return spec_from(*names, settings.policy, rnn, observation_space, action_space)
 
 
 @dataclass
@@ -27,10 +50,7 @@ class World:
 
     def spec(self, settings: Settings) -> dict[str, Any]:
         """The policy that the settings name, for these spaces, as plain data."""
-        base = settings.base
-        rnn = settings.rnn if base.rnn_name else {}
-        spaces = self.vec.single_observation_space, self.vec.single_action_space
-        return spec_from(base.package, base.policy_name, base.rnn_name, settings.policy, rnn, *spaces)
+        return spec_of(settings, self.vec.single_observation_space, self.vec.single_action_space)
 
     def check(self, spec: dict[str, Any], source: str) -> None:
         """Raise UserError unless a stored policy sees and does what these environments show and take."""

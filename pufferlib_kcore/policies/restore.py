@@ -1,5 +1,6 @@
 """Restore: from a model checkpoint to its policy, at whatever sizes its parameters have."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pufferlib_kcore import graph
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.build import build, example_inputs
 from pufferlib_kcore.store import checkpoints
+from pufferlib_kcore.store.names import parse_model_file
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,34 @@ class Restored:
         return example_inputs(self.spec, hidden_size=getattr(self.policy, "hidden_size", None))
 
 
-def restore(path: str | Path) -> Restored:
+def restore(path: str | Path, foreign: Callable[[], dict[str, Any]] | None = None) -> Restored:
     """The policy of a model checkpoint: built at full size by its name, resized, filled.
 
+    foreign: only for a file whose maker is trusted, since loading it can run code: describes the policy (a
+        spec) of a pickled module, such as PufferLib 2.0's own checkpoints are.
     Raises UserError where the file is no model checkpoint, or its weights do not fit the policy it names.
     """
-    payload = checkpoints.load(path, format=checkpoints.MODEL)
+    payload = checkpoints.load(path, trust=foreign is not None, format=checkpoints.MODEL)
+    if payload["format"] == "module" and foreign is not None:
+        payload = imported(payload["module"], foreign(), Path(path))
     return Restored(refill(payload["policy"], payload["shapes"], payload["state_dict"], str(path)), payload)
+
+
+def imported(module: nn.Module, spec: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What a checkpoint of ours would hold of a pickled module; PufferLib's CleanRL wrapper is taken off."""
+    inner = module.policy if type(module).__module__.endswith("cleanrl") else module
+    assert isinstance(inner, nn.Module)
+    weights = inner.state_dict()
+    name = parse_model_file(path.name)
+    return {
+        "policy": spec,
+        "shapes": {key: list(tensor.shape) for key, tensor in weights.items()},
+        "state_dict": weights,
+        "format": checkpoints.MODEL,
+        "version": checkpoints.VERSION,
+        "epoch": name.epoch if name else 0,
+        "agent_steps": 0,
+    }
 
 
 def refill(

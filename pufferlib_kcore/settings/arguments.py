@@ -25,7 +25,6 @@ MODES = {
 }
 BACKENDS = ("multiprocessing", "serial", "ray")
 TRACKERS = ("wandb", "tensorboard")
-RENDER_MODES = ("auto", "human", "ansi", "rgb_array", "None")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,6 @@ class Args:
     eval_model_path: str | None
     episodes: int | None  # None: as many as there are environments
     capture_video: bool
-    render_mode: str
     trust_checkpoint: bool
     config: str | None
     overrides: dict[str, str]  # {"train.batch_size": "4096"}: what goes over a resumed run's settings too
@@ -163,8 +161,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--episodes", type=_whole, metavar="N", help="how many episodes --mode eval plays (default: num_envs)"
     )
     add("--capture-video", action="store_true", help="with --mode eval: write the episodes as video")
-    shown = f"how --mode eval shows an episode: {', '.join(RENDER_MODES)} (default: auto)"
-    add("--render-mode", type=_one_of(*RENDER_MODES), default="auto", metavar="MODE", help=shown)
     trust = "load a checkpoint that can run code, as published PufferLib models: only if you trust it"
     add("--trust-checkpoint", action="store_true", help=trust)
     add("--config", metavar="DIR", help="a folder of INI files over the project's own (default: ./config)")

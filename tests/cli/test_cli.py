@@ -274,3 +274,34 @@ def test_profile_adds_up(tmp_path):
     rows = dict(re.findall(r"^(\w+) +([-\d.]+) ", out, re.M))
     total = float(rows.pop("total"))
     assert sum(map(float, rows.values())) == pytest.approx(total, abs=0.05)
+
+
+def test_a_pickled_policy_of_pufferlib_needs_trust_and_then_collapses_and_trains_on(tmp_path):
+    script = """
+import torch, pufferlib.cleanrl
+from pufferlib_kcore.policies import build, spec_from
+import gymnasium, numpy as np
+box = gymnasium.make("CartPole-v1").observation_space
+spec = spec_from("classic_control", "Policy", "Recurrent", {}, {}, box, gymnasium.spaces.Discrete(2))
+torch.save(pufferlib.cleanrl.RecurrentPolicy(build(spec)), "experiments/cartpole-0123abcd/model_000050.pt")
+"""
+    (tmp_path / "experiments/cartpole-0123abcd").mkdir(parents=True)
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": REPO}
+    )
+    arguments = ["--mode", "train", *SMALL, "--collapse", 0.3, "--train.total-timesteps", 512]
+    status, _, err = demo(tmp_path, *arguments)
+    assert status == 2 and "--trust-checkpoint" in err
+    status, out, err = demo(tmp_path, *arguments, "--trust-checkpoint")
+    assert (status, err) == (0, "") and epochs(out) == [51, 52] and "starts cold" in out
+
+
+@pytest.mark.slow
+def test_autotune_writes_what_the_next_run_reads(tmp_path):
+    (tmp_path / "config").mkdir()
+    status, out, err = demo(tmp_path, "--mode", "autotune", *SMALL[2:], "--vec", "serial", timeout=300)
+    assert (status, err) == (0, "")
+    chosen = (tmp_path / "config/local/cartpole.ini").read_text()
+    envs = int(re.search(r"num_envs = (\d+)", chosen)[1])
+    status, out, _ = demo(tmp_path, "--env", "cartpole", "--help")
+    assert re.search(rf"num-envs.*\n?.*default: {envs};", out)
