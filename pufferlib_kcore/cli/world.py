@@ -20,7 +20,7 @@ SMALL = 200_000  # parameters
 
 
 def restored(path: str | Path, args: Args) -> Restored:
-    """The policy of a checkpoint; with --trust-checkpoint a pickled module's too, which the settings describe."""
+    """A checkpoint's policy; with --trust-checkpoint a pickled module's too, which the settings describe."""
 
     def described() -> dict[str, Any]:
         env = creator(args.settings)()
