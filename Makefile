@@ -18,7 +18,10 @@ lint: setup
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-setup: .venv/.ready
+setup: .venv/.ready  ## .venv with all of it; EXTRAS="mujoco wandb" adds more
+ifneq ($(EXTRAS),)
+	@bash tools/setup.sh $(EXTRAS)
+endif
 
 .venv/.ready: pyproject.toml setup.py tools/setup.sh
 	@bash tools/setup.sh

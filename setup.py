@@ -20,12 +20,12 @@ setup(
         "matplotlib>=3.7",
         "rich>=13",
         "rich-argparse>=1.4",
-        "psutil>=5.9.5",
+        "threadpoolctl>=3",
         "tensorboard>=2.11",
     ],
     extras_require={
-        "mujoco": ["gymnasium>=1.0", "mujoco>=3.1"],
-        "video": ["imageio", "imageio-ffmpeg", "pygame"],
+        "mujoco": ["gymnasium>=1.1", "mujoco>=3.1"],  # through uv alone: PufferLib pins an older gymnasium
+        "video": ["pygame"],  # pictures of classic control
         "wandb": ["wandb"],
         "ray": ["ray"],
         "notebook": ["notebook", "ipykernel"],

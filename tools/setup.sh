@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up .venv with uv, from whatever Python 3 with venv and pip is there.
+# Set up .venv with uv, from whatever Python 3 with venv and pip is there; arguments are extras: setup.sh wandb
 # Where pip knows of locally kept wheels (find-links), uv uses them too; else, without an NVIDIA GPU,
 # torch is PyTorch's CPU build.
 set -euo pipefail
@@ -28,4 +28,4 @@ export UV_FIND_LINKS="${UV_FIND_LINKS:-$(find_links)}"
 [ -n "$UV_FIND_LINKS" ] || unset UV_FIND_LINKS
 echo "setting up .venv"
 rm -f uv.lock # it names the places that wheels came from, which may have changed
-"$(find_uv)" sync $([ -t 1 ] || echo --quiet)
+"$(find_uv)" sync $([ -t 1 ] || echo --quiet) ${@/#/--extra=}
