@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
-from pufferlib_kcore.fibration.partition import number
+from pufferlib_kcore.fibration.partition import number, one_block
 
 SAME = 1e-6  # cosine distance below which two rows are one, and relative norm below which a row is dead
+STRIP = 256  # rows whose inner products are computed at once
 
 
 def color(rows: np.ndarray, threshold: float, unfolded: np.ndarray | None = None) -> np.ndarray:
@@ -20,32 +22,50 @@ def color(rows: np.ndarray, threshold: float, unfolded: np.ndarray | None = None
     Returns int64 labels 0..k-1, numbered by first member.
     """
     rows = np.asarray(rows, np.float64)
-    return cut(rows @ rows.T, threshold, np.linalg.norm(rows, axis=1) if unfolded is None else unfolded)
+    norms = np.linalg.norm(rows, axis=1)
+    return cut(inner_products(rows), norms, norms if unfolded is None else unfolded, threshold)
 
 
-def cut(products: np.ndarray, threshold: float, unfolded: np.ndarray) -> np.ndarray:
-    """`color`, from the rows' inner products.  products: (n, n), unfolded: (n,) -> (n,); edits `products`"""
-    if len(products) < 2:
-        return np.zeros(len(products), np.int64)
-    tree = linkage(squareform(distances(products, unfolded, threshold == 0), checks=False), "average")
+def cut(products: np.ndarray, norms: np.ndarray, unfolded: np.ndarray, threshold: float) -> np.ndarray:
+    """`color`, from the inner products of all pairs, which are overwritten.  (pairs,), (n,) x 2 -> (n,)"""
+    if len(norms) < 2 or threshold >= 2:
+        return one_block(len(norms))
+    tree = linkage(distances(products, norms, unfolded, by_size=threshold == 0), "average")
     return number(fcluster(tree, max(threshold, SAME), "distance"))
 
 
-def distances(products: np.ndarray, unfolded: np.ndarray, by_size: bool = False) -> np.ndarray:
-    """Cosine distances 1 - <a,b> / |a||b|, in place of the inner products.  (n, n) -> (n, n)
-
-    by_size  |a-b|^2 / 2|a||b| instead: the same for rows of equal norm, more for scaled copies
-    """
-    norms = np.sqrt(products.diagonal())
-    dead = norms <= SAME * unfolded
-    inverse = 1 / np.where(dead, 1, norms)
-    products *= -inverse[:, None]
-    products *= inverse
-    products += 1
-    if by_size:
-        products += (norms[:, None] - norms) ** 2 * (inverse[:, None] * inverse / 2)
-    np.clip(products, 0, None if by_size else 2, out=products)
-    products[dead] = products[:, dead] = 1
-    products[np.ix_(dead, dead)] = 0
-    np.fill_diagonal(products, 0)
+def inner_products(rows: np.ndarray) -> np.ndarray:
+    """<a, b> of all pairs of rows, as scipy lays them out: 01, 02, .., 12, ..  (n, d) -> (n (n - 1) / 2,)"""
+    products = np.empty(len(rows) * (len(rows) - 1) // 2)
+    for i, with_later in pairs(products, len(rows)):
+        if i % STRIP == 0:
+            strip = rows[i : i + STRIP] @ rows[i:].T
+        with_later[:] = strip[i % STRIP, i % STRIP + 1 :]
     return products
+
+
+def distances(
+    products: np.ndarray, norms: np.ndarray, unfolded: np.ndarray, by_size: bool = False
+) -> np.ndarray:
+    """Cosine distances 1 - <a, b> / |a||b|, in place of the inner products.  (pairs,), (n,) x 2 -> (pairs,)
+
+    by_size  |a - b|^2 / 2|a||b| instead: the same for rows of equal norm, more for scaled copies
+    """
+    dead = norms <= SAME * unfolded
+    inverse = np.where(dead, 0, 1 / np.where(dead, 1, norms))  # a dead row's distances come out as 1
+    for i, with_later in pairs(products, len(norms)):
+        scale = inverse[i] * inverse[i + 1 :]
+        with_later *= -scale
+        if by_size:
+            with_later += (norms[i] - norms[i + 1 :]) ** 2 * scale / 2
+        if dead[i]:
+            with_later[dead[i + 1 :]] = -1
+    products += 1
+    return np.maximum(products, 0, out=products)
+
+
+def pairs(values: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Each row, and the stretch of `values` that pairs it with the rows after it."""
+    start = 0
+    for i in range(n):
+        yield i, values[start : (start := start + n - i - 1)]

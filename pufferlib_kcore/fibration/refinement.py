@@ -124,7 +124,7 @@ def refine(
         fibers |= new
         stale = {name for name in fibers if any(r.reads & changed for r in rows[name])}
         key = b"".join(p.tobytes() for states in state.values() for s in states for p in s)
-        if not stale or key in seen:
+        if key in seen:  # nothing was stale, or all is back where it was
             break
         seen.add(key)
     return fibers
@@ -134,31 +134,35 @@ class Rows:
     """The rows of one producer, as inner products; a block of columns is kept while what it reads stays."""
 
     def __init__(self, space: Space, producer: Producer, tensors: Tensors, table: Table, biased: bool):
-        self.space, self.producer, self.tensors, self.table = space, producer, tensors, table
+        self.space, self.producer, self.table = space, producer, table
         self.columns = [
             c
             for c in producer.columns
             if biased or space.kind != "lstm" or any(tensors[name].ndim > 1 for name in c.names)
         ]
-        self.reads = reads([name for c in self.columns for name in c.names], table)
-        self.kept: dict[Columns, tuple[bytes, np.ndarray]] = {}
+        self.tensors = {name: tensors[name].detach().double() for c in self.columns for name in c.names}
+        self.reads = reads(self.tensors, table)
+        self.kept: dict[Columns, tuple[bytes, np.ndarray, np.ndarray]] = {}
         self.unfolded = np.sqrt(sum((self.block(c, {}) ** 2).sum(axis=1) for c in self.columns))
 
     def colors(self, fibers: Fibers, threshold: float) -> np.ndarray:
         """Clusters of all gates' rows together.  -> (gates, units)"""
-        products = np.zeros((len(self.unfolded), len(self.unfolded)))
+        n = len(self.unfolded)
+        squares, products = np.zeros(n), np.zeros(n * (n - 1) // 2)
         for columns in self.columns:
-            products += self.products(columns, fibers)
-        return coloring.cut(products, threshold, self.unfolded).reshape(self.producer.gates, -1)
+            _, block_squares, block_products = self.up_to_date(columns, fibers)
+            squares += block_squares
+            products += block_products
+        labels = coloring.cut(products, np.sqrt(squares), self.unfolded, threshold)
+        return labels.reshape(self.producer.gates, -1)
 
-    def products(self, columns: Columns, fibers: Fibers) -> np.ndarray:
-        """Inner products of the rows over one block of columns.  -> (gates * units, gates * units)"""
-        read = reads(columns.names, self.table)
-        key = b"".join(fibers[space].tobytes() for space in sorted(read))
-        if self.kept.get(columns, (None,))[0] != key:
+    def up_to_date(self, columns: Columns, fibers: Fibers) -> tuple[bytes, np.ndarray, np.ndarray]:
+        """One block: the fibers it was folded by, squared norms (rows,), inner products of pairs (pairs,)."""
+        key = b"".join(fibers[space].tobytes() for space in sorted(reads(columns.names, self.table)))
+        if columns not in self.kept or self.kept[columns][0] != key:
             block = self.block(columns, fibers)
-            self.kept[columns] = key, block @ block.T
-        return self.kept[columns][1]
+            self.kept[columns] = key, (block**2).sum(axis=1), coloring.inner_products(block)
+        return self.kept[columns]
 
     def block(self, columns: Columns, fibers: Fibers) -> np.ndarray:
         """The folded rows of one block of columns.  -> (gates * units, D)"""
@@ -166,7 +170,7 @@ class Rows:
 
     def folded(self, name: str, fibers: Fibers) -> np.ndarray:
         """A parameter's rows, its input axes summed over the fibers they read.  -> (gates * units, d)"""
-        x = carry(self.tensors[name].double(), self.table[name], fibers, FOLD)
+        x = carry(self.tensors[name], self.table[name], fibers, FOLD)
         dim, written = next(
             (dim, s)
             for dim, axis in enumerate(self.table[name])

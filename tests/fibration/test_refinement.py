@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pufferlib_kcore.fibration import coloring
+from pufferlib_kcore.fibration.partition import meet
 from pufferlib_kcore.fibration.quotient import Segment
 from pufferlib_kcore.fibration.recurrent import CELLS
 from pufferlib_kcore.fibration.refinement import Columns, Producer, Space, blocks, color_spaces, refine
@@ -111,6 +112,63 @@ def test_a_gru_keeps_the_new_gates_biases_apart():
         return color_spaces([space], moved, table, {"h": 0})["h"].max() + 1
 
     assert [fibers(gate) for gate in range(3)] == [1, 1, 2]
+
+
+def test_rounds_that_come_back_to_where_they_were_end(monkeypatch):
+    rng = np.random.default_rng(885)  # at this threshold two partitions lead to one another
+    tensors = {
+        "w_ih": torch.from_numpy(rng.normal(size=(16, 2))),
+        "w_hh": torch.from_numpy(rng.normal(size=(16, 4)) * 2),
+        "b_ih": torch.zeros(16).double(),
+        "b_hh": torch.zeros(16).double(),
+    }
+    cuts = []
+    monkeypatch.setattr(coloring, "cut", lambda *args, cut=coloring.cut: cuts.append(1) or cut(*args))
+    fibers = refine([recurrent_space(4)], tensors, recurrent_table(4, 2), {"h": 0.8}, {}, rounds=1000)["h"]
+    assert fibers.tolist() in ([0, 1, 2, 3], [0, 1, 1, 2]) and len(cuts) < 10
+
+
+def test_columns_of_a_grus_biases():
+    b_ih, b_hh = np.arange(6.0)[:, None], 10.0 * np.arange(1, 7)[:, None]
+    expected = [[10, 0], [21, 0], [32, 0], [43, 0], [4, 50], [5, 60]]  # r, z, n of two units
+    assert CELLS["gru"].biases(b_ih, b_hh).tolist() == expected
+
+
+@pytest.mark.parametrize("threshold", [1e-9, 0.3, 0.7, 1.0])
+def test_a_grus_partitions_are_those_of_its_definition(threshold):
+    rng = np.random.default_rng(0)
+    w = {name: rng.normal(size=shape) for name, shape in (("w_ih", (24, 3)), ("w_hh", (24, 8)))}
+    w |= {"b_ih": rng.normal(size=24), "b_hh": rng.normal(size=24)}
+    for name, x in w.items():
+        gates = x.reshape(3, 8, -1)
+        w[name] = (gates[:, [0, 1, 2, 3, 0, 1, 2, 0]] + 0.1 * gates).reshape(x.shape)
+    hidden = np.zeros(8, int)
+    new_gate = np.arange(24) >= 16
+    biases = [np.where(new_gate, w["b_ih"], w["b_ih"] + w["b_hh"]), np.where(new_gate, w["b_hh"], 0)]
+    for _ in range(8):
+        rows = np.column_stack([w["w_ih"], naive.folded(w["w_hh"], hidden), *biases])
+        hidden = naive.renumbered(zip(*naive.clusters(rows, threshold).reshape(3, 8), hidden, strict=True))
+    tensors = {name: torch.from_numpy(x) for name, x in w.items()}
+    table = recurrent_table(8, 3, gates=3)
+    found = color_spaces([recurrent_space(8, cell="gru")], tensors, table, {"h": threshold})["h"]
+    np.testing.assert_array_equal(found, hidden)
+
+
+def test_units_once_apart_stay_apart_on_a_cycle():
+    """Two layers that read each other: each round refines the last."""
+    rng = np.random.default_rng(3)
+    spaces, table, tensors = [], {}, {}
+    for name, other in (("a", "b"), ("b", "a")):
+        space, axes = linear(name, 7, (other, 7))
+        spaces.append(space)
+        table |= axes
+        tensors[name] = torch.from_numpy(rng.normal(size=(7, 7)))
+        tensors[f"{name}.bias"] = torch.zeros(7).double()
+    found = [refine(spaces, tensors, table, {"a": 0.8, "b": 0.8}, {}, rounds) for rounds in range(1, 8)]
+    for earlier, later in zip(found, found[1:], strict=False):
+        for name in "ab":
+            np.testing.assert_array_equal(meet(earlier[name], later[name]), later[name])
+    assert found[0]["a"].max() < found[-1]["a"].max()
 
 
 def linear(name, units, *read):

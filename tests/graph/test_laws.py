@@ -42,6 +42,28 @@ def test_a_lifted_network_collapses_to_its_base_and_computes_the_same(layers):
         assert_same(play(found.policy, episodes()), expected)
 
 
+def test_copies_of_a_neuron_whose_input_cancels_out_are_dead_together():
+    base, inputs = nature()
+    with torch.no_grad():
+        for layer in (base.policy.network[2], base.policy.network[7]):
+            layer.weight[3] = layer.bias[3] = 0
+    fibers = {
+        "policy.network.2": np.append(np.arange(64), [3, 3]),
+        "policy.network.7": np.append(np.arange(24), 3),
+    }
+    fibers["policy.network.0"] = np.arange(64) % 32
+    fibers["policy.network.4"] = np.arange(96) % 64
+    large = graph.lift(base, inputs, fibers)
+    with torch.no_grad():  # what the dead rows read sums to zero over each fiber, and only then
+        noise = torch.randn(3, 32, 4, 4).double()
+        large.policy.network[2].weight[[3, 64, 65]] = torch.cat([noise, -noise], 1) + 1e-17
+        noise = torch.randn(2, 32, 4).double()
+        large.policy.network[7].weight[[3, 24]] = torch.cat([noise, 0 * noise, -noise], 1).flatten(1) + 1e-17
+    found = graph.collapse(large, inputs, 0)
+    for name, labels in fibers.items():
+        np.testing.assert_array_equal(found.fibers[name], labels, name)
+
+
 def test_the_lifts_of_these_tests_split_weights_unevenly_and_differently_row_by_row():
     base, inputs = nature()
     large, fibers = lifted(base, inputs)

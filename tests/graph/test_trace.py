@@ -71,6 +71,12 @@ def volume(net, x):
     return two_heads(net, net.fc(F.relu(net.conv(x)).flatten(1)))
 
 
+def started(net, x):
+    h = net.first(x[0])[None].tanh()
+    y, _ = net.lstm(x, (h, torch.zeros_like(h)))
+    return two_heads(net, y)
+
+
 def twice(net, x):
     return two_heads(net, net.b(net.b(net.a(x)).relu()).tanh())
 
@@ -92,6 +98,7 @@ EXACT = {
     ),
     "conv1d": (volume, dict(conv=nn.Conv1d(2, 5, 3), fc=nn.Linear(20, 9)), (3, 2, 6)),
     "conv3d": (volume, dict(conv=nn.Conv3d(2, 5, 2), fc=nn.Linear(40, 9)), (3, 2, 3, 3, 3)),
+    "a computed initial state": (started, dict(first=nn.Linear(5, 9), lstm=nn.LSTM(5, 9)), (4, 3, 5)),
     "a layer that runs twice": (twice, dict(a=nn.Linear(5, 9), b=nn.Linear(9, 9)), (3, 5)),
     "no biases": (
         lambda net, x: two_heads(net, net.b(net.a(x).tanh())),
@@ -205,6 +212,33 @@ def test_observations_added_to_neurons_keep_them_whole():
     assert reasons["a"] == "`add` in Net joins it with what cannot be merged" and reasons["b"] is None
 
 
+def test_channels_that_a_linear_layer_runs_over_stay_whole():
+    def forward(net, x):
+        return two_heads(net, net.c(net.b(net.a(x)).flatten(1)))
+
+    reasons = whole(forward, 3, 2, 6, a=nn.Conv1d(2, 4, 1), b=nn.Linear(6, 5), c=nn.Linear(20, 9))
+    assert reasons["a"] == "`linear` in b mixes it with others" and reasons["b"] is None
+
+
+def test_fixed_vectors_and_pairings_keep_neurons_whole():
+    fixed = torch.arange(9).double()
+    reasons = whole(lambda net, x: two_heads(net, net.a(x) * fixed), 3, 5, a=nn.Linear(5, 9))
+    assert reasons["a"] == "`mul` in Net joins it with what cannot be merged"
+
+    def paired(net, x):
+        return two_heads(net, net.c((net.a(x)[:, :, None] * net.b(x)[:, None, :]).flatten(1)))
+
+    reasons = whole(paired, 3, 5, a=nn.Linear(5, 3), b=nn.Linear(5, 4), c=nn.Linear(12, 9))
+    assert reasons["a"] == reasons["b"] == "`mul` in Net pairs each with each of others"
+
+    def started_at_random(net, x):
+        start = torch.rand(1, 3, 9).double()
+        return two_heads(net, net.a(x, (start, torch.zeros_like(start)))[0])
+
+    net = random_(Net(started_at_random, a=nn.LSTM(5, 9), **HEADS))
+    assert "`lstm` in a joins it" in graph.collapse(net, inputs(4, 3, 5), 2).reasons["a"]
+
+
 def test_layers_that_mix_units_keep_them_whole():
     reasons = whole(
         lambda net, x: two_heads(net, net.norm(net.a(x))), 3, 5, a=nn.Linear(5, 9), norm=nn.LayerNorm(9)
@@ -280,6 +314,11 @@ def test_weights_tied_in_opposite_roles_keep_their_space_whole():
 
 
 def test_groups_are_left_whole():
+    net = random_(
+        Net(lambda net, x: (net.b(net.a(x)), x), a=nn.Conv1d(2, 6, 1), b=nn.Conv1d(6, 6, 1, groups=3))
+    )
+    found = graph.collapse(net, inputs(3, 2, 3), 2).policy
+    assert (found.b.in_channels, found.b.out_channels, found.b.groups) == (6, 6, 3)
     reasons = whole(
         lambda net, x: two_heads(net, net.fc(net.b(net.a(x)).flatten(1))), 3, 2, 3,
         a=nn.Conv1d(2, 6, 1), b=nn.Conv1d(6, 6, 1, groups=3), fc=nn.Linear(18, 9),
@@ -411,6 +450,17 @@ def test_a_size_fixed_in_code_is_refused_not_guessed():
     assert graph.collapse(net, inputs(3, 5), {"default": 1.0}, ignore=["a"]).reasons["a"] == "ignored"
 
 
+def test_a_place_that_means_other_neurons_after_the_collapse_is_refused():
+    def forward(net, x):
+        h = torch.cat([net.a(x), net.b(x)], dim=1)
+        return two_heads(net, net.c(h) * h[:, 4:].amax(dim=1, keepdim=True))
+
+    net = random_(Net(forward, a=nn.Linear(5, 4), b=nn.Linear(5, 6), c=nn.Linear(10, 9), **HEADS))
+    assert graph.collapse(net, inputs(3, 5), {"default": 0, "b": 2}).reasons["b"] is None
+    with pytest.raises(UserError, match="the collapsed Net uses b.weight otherwise; its code fixes a size"):
+        graph.collapse(net, inputs(3, 5), {"default": 0, "a": 2})
+
+
 class Sized(nn.Module):
     """Keeps its widths in numbers and tuples, some of which mean something else."""
 
@@ -451,8 +501,17 @@ def test_the_argument_and_the_generator_are_untouched():
     assert all(type(v) in (int, bool) for v in attributes.values())
     assert torch.equal(example[0], seen) and example[1][0].shape == (2, 2, 20)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in policy.modules())
-    collapsed = graph.collapse(policy, example, 0).policy
+    collapsed = graph.collapse(policy, example, 0, ignore=["policy", "recurrent"]).policy
     assert not {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in collapsed.parameters()}
+
+
+def test_a_policy_that_overwrites_its_inputs_does_so_on_copies():
+    net, (x,) = (
+        random_(Net(lambda net, x: two_heads(net, net.a(x.mul_(2))), a=nn.Linear(5, 9), **HEADS)),
+        inputs(3, 5),
+    )
+    graph.collapse(net, (x,), 2)
+    assert torch.equal(x, inputs(3, 5)[0])
 
 
 def test_requires_grad_and_training_mode_are_kept():
@@ -494,6 +553,12 @@ def test_other_methods_and_value_paths():
     agent = random_(Agent())
     found = graph.collapse(agent, inputs(3, 5), method="act", value="critic.value")
     assert found.kinds["tower"] == "critic" and found.kinds["trunk"] == "linear"
+    shared = random_(Net(lambda net, x: two_heads(net, net.a(x).relu()), a=nn.Linear(5, 9), **HEADS))
+    assert graph.collapse(shared, inputs(3, 5)).kinds == {
+        "a": "linear",
+        "actor": "linear",
+        "critic": "critic",
+    }
     assert graph.collapse(agent, inputs(3, 5), method="act").kinds["tower"] == "linear"
     assert found.report.untouched == ("extra.weight", "extra.bias")
     assert "extra.weight" in str(found.report)
@@ -555,6 +620,13 @@ def test_shapes_of_another_architecture_are_refused():
     shapes = {name: tuple(x.shape) for name, x in policy.state_dict().items()}
     with pytest.raises(UserError, match="policy.network.7.weight should have shape"):
         graph.resize(policy, shapes | {"policy.network.7.weight": (24, 255)}, example)
+
+
+def test_a_lift_of_one_space_shares_no_memory_with_its_base():
+    policy, example = nature()
+    large = graph.lift(policy, example, {"policy.network.7": np.arange(30) % 24})
+    assert large.policy.network[7].out_features == large.input_size == 30 and policy.input_size == 24
+    assert not {p.data_ptr() for p in policy.parameters()} & {p.data_ptr() for p in large.parameters()}
 
 
 def test_lifts_must_cover_their_space():
