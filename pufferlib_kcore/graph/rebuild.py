@@ -33,6 +33,8 @@ def rebuild(
         for attribute, (parameter, dim) in known_sizes(new).items():
             groups = getattr(old, attribute) // getattr(old, parameter).shape[dim]  # 1 but for convolutions
             setattr(new, attribute, groups * getattr(new, parameter).shape[dim])
+        if isinstance(new, nn.RNNBase):
+            new.flatten_parameters()  # one stretch of memory again, as cuDNN wants it
     for kept, axis in network.attributes:
         set_attribute(rebuilt, kept, width(axis, widths))
     return rebuilt

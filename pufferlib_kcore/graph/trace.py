@@ -227,20 +227,18 @@ class Trace(TorchFunctionMode):
         """The neurons of an operation's results, by its rule; without one, only if nothing is lost."""
         rule = RULES.get(self.operation)
         parameters = [name for x in given if (name := self.name(x)) and isinstance(x, nn.Parameter)]
-        neurons = torch.cat(
-            [self.neurons(x).flatten() for x in given if not self.name(x)]
-            or [torch.zeros(0, dtype=torch.int64)]
-        )
-        if rule and (parameters or neurons.any()):
+        neurons = [self.neurons(x) for x in given if not self.name(x)]
+        if rule and (parameters or any(ids.any() for ids in neurons)):
             return list(tensors_in(rule(self, out, *args, **kwargs)))
-        ours = {self.populations[self.population(n)].name for n in neurons[neurons > 0].unique()}
+        ours = {self.populations[self.population(n)].name for ids in neurons for n in ids[ids > 0].unique()}
         if (ours or parameters) and not self._ignored(ours):
             raise UserError(
                 f"{self.here()} is unknown: register a rule for it with "
                 f'@pufferlib_kcore.rule("{self.operation}"), or leave what it touches whole with '
                 f"ignore={sorted(ours) or self._path[-1:]}"
             )
-        self.protect(neurons, f"{self.here()} is unknown")
+        for ids in neurons:
+            self.protect(ids, f"{self.here()} is unknown")
         return [torch.zeros(x.shape, dtype=torch.int64, device=x.device) for x in tensors_in(out)]
 
     def _ignored(self, populations: set[str]) -> bool:

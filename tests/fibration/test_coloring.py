@@ -59,7 +59,8 @@ def test_two_merges_everything_however_the_cosines_were_rounded():
     for seed in range(300):
         rng = np.random.default_rng(seed)
         row = rng.normal(size=rng.integers(2, 9)) * 10.0 ** rng.integers(-3, 3)
-        assert color(np.stack([row, -row * rng.uniform(0.1, 10), 0 * row]), 2).max() == 0
+        assert color(np.stack([row, -row * rng.uniform(0.1, 10)]), 2).max() == 0
+    assert color(np.stack([row, 0 * row, -row]), 2).max() == 0
 
 
 def test_dead_rows_are_together_and_at_distance_one_from_the_living():

@@ -150,6 +150,17 @@ def test_what_only_the_value_reads_is_of_the_critic_kind():
         assert_same(found.policy(*inputs)[:1], base(*inputs)[:1])
 
 
+def test_single_precision_finds_the_same_fibers():
+    base, inputs = random_(TwoTowers()), (torch.randn(3, 5, dtype=torch.float64),)
+    large, fibers = lifted(base, inputs, grow=4)
+    large, inputs = large.to(torch.float32), (inputs[0].to(torch.float32),)
+    found = graph.collapse(large, inputs, 0)
+    for name, labels in fibers.items():
+        np.testing.assert_array_equal(found.fibers[name], labels, name)
+    with torch.no_grad():
+        assert_same(found.policy(*inputs), large(*inputs), 1e-5)
+
+
 def gradients(policy, loss):
     policy.zero_grad()
     loss(policy).backward()
