@@ -24,6 +24,10 @@ REPO = Path(__file__).resolve().parents[1]
 OUT = REPO / "benchmarks/beam_rider"
 sys.path.insert(0, str(REPO))
 
+from pufferlib_kcore.environments.quiet import ignore_pynvml  # noqa: E402
+
+ignore_pynvml()
+
 from pufferlib_kcore.store import Run  # noqa: E402
 
 

@@ -20,6 +20,10 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
+from pufferlib_kcore.environments.quiet import ignore_pynvml  # noqa: E402
+
+ignore_pynvml()
+
 from pufferlib_kcore.store import Run, provenance  # noqa: E402
 
 SETTINGS = {

@@ -122,6 +122,24 @@ def test_collapse_and_resume_as_the_guide_says(trained):
     assert status == 0 and epochs(out) == [9, 10]
 
 
+def test_the_notebook_runs_on_a_small_run_and_is_committed_with_its_pictures(trained, monkeypatch):
+    """After the guide's two steps, which the test above took."""
+    import nbclient
+    import nbformat
+
+    folder = store.CollapseFolder(trained / "experiments/base/collapsed_model_thr_03_000006")
+    logs = trained / "experiments/base/log.out", folder.runs()[0].path / "log_collapsed.out"
+    for log in logs:
+        (trained / log.name).write_text(log.read_text())
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    notebook = nbformat.read(REPO / "Collapsing_step_by_step_guide.ipynb", as_version=4)
+    nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(trained)}}, timeout=300).execute()
+    committed = nbformat.read(REPO / "Collapsing_step_by_step_guide.ipynb", as_version=4)
+    for book in (notebook, committed):
+        outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+        assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+
+
 def test_threshold_zero_and_thresholds_by_kind(trained):
     for arguments, tag in (
         (["--collapse", 0], "00"),

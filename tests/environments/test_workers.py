@@ -10,9 +10,11 @@ import textwrap
 import threading
 import time
 
+import cv2
 import numpy as np
 import psutil
 import pytest
+import threadpoolctl
 
 from pufferlib_kcore.environments.vector import WorkerDied, make
 
@@ -131,7 +133,8 @@ def test_waiting_workers_take_no_time_of_the_cores(vec_of):
 
 
 def test_workers_run_single_threaded(vec_of):
-    vec = vec_of(toys.Maker(Threads), 1, 1, 1)
+    with threadpoolctl.threadpool_limits(3):
+        vec = vec_of(toys.Maker(Threads), 1, 1, 1)
     vec.reset(0)
     assert vec.recv(0).obs.tolist() == [[1]]
 
@@ -140,9 +143,6 @@ class Threads(toys.Three):
     """Shows the most threads that any library here would use."""
 
     def see(self):
-        import cv2
-        import threadpoolctl
-
         pools = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
         return np.array([max([*pools, cv2.getNumThreads()])], np.float32)
 
