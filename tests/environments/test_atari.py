@@ -70,6 +70,18 @@ def test_stacked_screens_are_the_last_ones_newest_last():
         assert np.array_equal(stacked[t], expected)
 
 
+def test_an_observation_keeps_what_it_showed():
+    env = make_creator("beam_rider")()
+    observation, _ = env.reset(seed=0)
+    first = observation.copy()
+    for _ in range(30):
+        later = env.step(np.array([3]))[0]
+    assert np.array_equal(observation, first) and not np.array_equal(later, first)
+    kept = later.copy()
+    env.step(np.array([3]))
+    assert np.array_equal(later, kept)
+
+
 def test_full_action_space():
     assert make_creator("pong")().single_action_space.n == 6
     assert make_creator("pong", full_action_space=True)().single_action_space.n == 18

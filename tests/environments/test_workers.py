@@ -162,7 +162,9 @@ def test_close_frees_processes_and_files_even_without_being_called(vec_of):
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
 
-    vec_of(toys.three, 2, 2, 2).close()
+    vec = vec_of(toys.three, 2, 2, 2)
+    vec.close()
+    assert vec.wires[0].waking.closed and vec.wires[0].hearing.closed
     before = open_files()
     for _ in range(3):
         vec = make(toys.three, "multiprocessing", 4, 4, 2)
@@ -207,7 +209,7 @@ class Talker(toys.Three):
 
 
 SCRIPT = """
-    import os, sys, time
+    import os, sys, threading, time
     sys.path.insert(0, {tests!r})
     import numpy as np
     from pufferlib_kcore.environments import make_creator
@@ -217,7 +219,15 @@ SCRIPT = """
     if __name__ == "__main__":
         how = {how!r}
         creator = make_creator("pong") if how == "atari" else toys.Maker(toys.Trouble, how, os.getpid())
-        vec = make(creator, "multiprocessing", 4, 4, 2)
+        made = []
+        build = lambda: made.append(make(creator, "multiprocessing", 4, 4, 2))
+        if how == "thread":  # the kernel does not tell these workers of their parent's end: their pipes do
+            thread = threading.Thread(target=build)
+            thread.start()
+            thread.join()
+        else:
+            build()
+        vec = made[0]
         other = make(toys.three, "multiprocessing", 2, 2, 2)  # holds copies of the first one's pipes
         vec.reset(0)
         for _ in range(3):
@@ -229,7 +239,22 @@ SCRIPT = """
 """
 
 
-def start_script(how, end):
+@pytest.fixture
+def start_script():
+    """Starts a program that makes workers; it does not outlive the test."""
+    started = []
+
+    def start(how, end):
+        started.append(_start(how, end))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.kill()
+        program.wait()
+
+
+def _start(how, end):
     tests = os.path.dirname(os.path.dirname(__file__))
     script = textwrap.dedent(SCRIPT).format(tests=tests, how=how, end=end)
     pipe = subprocess.PIPE
@@ -239,8 +264,8 @@ def start_script(how, end):
 TELL = "print(*[p.pid for v in (vec, other) for p in v.processes], flush=True); time.sleep(600)"
 
 
-@pytest.mark.parametrize("how", ["none", "hang"])
-def test_no_worker_outlives_a_killed_main_process(how):
+@pytest.mark.parametrize("how", ["none", "hang", "thread"])
+def test_no_worker_outlives_a_killed_main_process(start_script, how):
     main = start_script(how, TELL)
     pids = [int(pid) for pid in main.stdout.readline().split()]
     assert len(pids) == 6 and all(psutil.pid_exists(pid) for pid in pids)
@@ -250,13 +275,13 @@ def test_no_worker_outlives_a_killed_main_process(how):
 
 
 @pytest.mark.parametrize("end", ["vec.close(); vec.close(); other.close()", "pass", "raise SystemExit(0)"])
-def test_atari_in_workers_is_silent_and_ends_with_the_program(end):
+def test_atari_in_workers_is_silent_and_ends_with_the_program(start_script, end):
     main = start_script("atari", end)
     out, err = main.communicate(timeout=120)
     assert (out, err, main.returncode) == ("", "", 0)
 
 
-def test_an_interrupt_from_the_terminal_is_seen_by_the_main_process_alone():
+def test_an_interrupt_from_the_terminal_is_seen_by_the_main_process_alone(start_script):
     main = start_script("none", TELL)
     pids = [int(pid) for pid in main.stdout.readline().split()]
     for pid in (*pids, main.pid):  # as a terminal does
