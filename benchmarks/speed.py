@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pufferlib-trainer", help="path of PufferLib 2.0's clean_pufferl.py")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", help='some of the entrants: --only ours "rival, serial"')
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     entrants: dict[str, list[str]] = {"ours": [], "ours, float32": ["--train.precision", "float32"]}
@@ -92,6 +93,7 @@ def main() -> None:
         entrants["rival, serial"] = ["--threads", str(cores), "--vec", "serial"]
     else:
         print("no --pufferlib-trainer: ours alone")
+    entrants = {name: options for name, options in entrants.items() if not args.only or name in args.only}
     found: dict[str, list[float]] = {name: [] for name in entrants}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(args.rounds):

@@ -51,7 +51,10 @@ def chosen(args: Args) -> tuple[Path, Restored, Settings]:
 
 def film(path: Path, restored: Restored, settings: Settings) -> Path:
     """One episode as an MP4 beside the checkpoint."""
-    import cv2
+    try:
+        import cv2
+    except ImportError:
+        raise UserError("--capture-video needs OpenCV: pip install opencv-python-headless") from None
 
     vec = vector.make(
         worlds.creator(settings, render_mode="rgb_array"), "serial", 1, 1, None, settings.train.seed
