@@ -33,7 +33,7 @@ def share_cores(
     Workers share the envs evenly and groups share the workers evenly; of what fits, the plan keeps most
     cores busy, has groups of nearly the size asked for (by default two groups where there are two cores:
     one steps while the policy computes the other's actions), and no more workers than that takes. Workers
-    sleep when they wait, so that torch gets a thread a core. requested_workers: at most so many, or None.
+    sleep when they wait, so that torch gets all cores but one. requested_workers: at most so many, or None.
     """
     cores = available_cores() if cores is None else cores
     limit = max(1, min(requested_workers or num_envs, num_envs, 4 * cores))

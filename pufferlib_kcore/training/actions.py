@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-Output = "Tensor | list[Tensor] | tuple[Tensor, ...] | Normal"
-
 
 def sample(output, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """Draw one action per row.  -> actions (B,), (B, k) or (B, d) and their log probability (B,)."""

@@ -28,7 +28,6 @@ class Countdown:
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
         self.single_action_space = gymnasium.spaces.Discrete(3)
         self.bad_at, self.sent = bad_at, 0
-        self.received_twice = False
 
     def reset(self, seed):
         self.state = np.zeros((self.num_envs, 4), np.float32)
