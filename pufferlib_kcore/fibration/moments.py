@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.fibration.quotient import AVERAGE, DUAL, Axis, Fibers, carry
+from pufferlib_kcore.fibration.quotient import DUAL, PICK, Axis, Fibers, Merge, carry
 
 
 def first(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
@@ -18,12 +18,13 @@ def first(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
 
 def second(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
     """A running mean of squares: exact where gradients in a fiber are proportional, else an upper bound."""
-    return carry(x.double().sqrt(), axes, fibers, DUAL).square().to(x.dtype)
+    sizes = {name: merge.sizes() if isinstance(merge, Merge) else merge for name, merge in fibers.items()}
+    return carry(x.double().sqrt(), axes, sizes, DUAL).square().to(x.dtype)
 
 
 def update(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
     """Steps already divided by their size are averaged."""
-    return carry(x, axes, fibers, AVERAGE)
+    return carry(x, axes, fibers, PICK)
 
 
 BUFFERS: dict[str, Callable[[Tensor, tuple[Axis, ...], Fibers], Tensor]] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,40 +35,81 @@ class Segment:
 
 Axis = tuple[Segment, ...]
 Table = Mapping[str, tuple[Axis, ...]]  # parameter name -> its axes
-Fibers = Mapping[str, np.ndarray]  # space -> int64 labels, (units,)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How the n neurons of a space make one of each fiber.
+
+    labels  (n,) int64, 0..k-1
+    gain    (n,) a neuron's activation is this many times its fiber's
+    pick    (n,) a fiber's row is the sum of its neurons' rows times this; over a fiber, pick * gain sums to 1
+    """
+
+    labels: np.ndarray
+    gain: np.ndarray
+    pick: np.ndarray
+
+    @classmethod
+    def mean(cls, labels: np.ndarray, gain: np.ndarray | None = None) -> Merge:
+        """The mean of each fiber; with gains, the row whose scaled copies are nearest to its neurons'."""
+        gain = np.ones(len(labels)) if gain is None else gain
+        return cls(labels, gain, gain / np.bincount(labels, gain**2)[labels])
+
+    @classmethod
+    def onto(cls, labels: np.ndarray, kept: np.ndarray, gain: np.ndarray | None = None) -> Merge:
+        """Of each fiber the one neuron in `kept`, (k,), whose own gain is 1."""
+        pick = np.zeros(len(labels))
+        pick[kept] = 1
+        return cls(labels, np.ones(len(labels)) if gain is None else gain, pick)
+
+    def sizes(self) -> Merge:
+        """For what has no sign: gains and picks without theirs."""
+        return Merge(self.labels, np.abs(self.gain), np.abs(self.pick))
+
+
+Fibers = Mapping[str, "np.ndarray | Merge"]  # space -> its labels, (units,), to be averaged; or how it merges
 Tensors = Mapping[str, Tensor]
-Map = Callable[[Tensor, Tensor], Tensor]  # (outer, n, ...), labels (n,) -> (outer, k, ...) or back
+Map = Callable[[Tensor, "Parts"], Tensor]  # (outer, n, ...), merge -> (outer, k, ...) or back
 
 
-def total(x: Tensor, labels: Tensor) -> Tensor:
-    """Sum over each fiber.  (outer, n, ...) -> (outer, k, ...)"""
+class Parts(NamedTuple):
+    """A merge as tensors, made to multiply (outer, n, ...)."""
+
+    labels: Tensor
+    gain: Tensor
+    pick: Tensor
+
+
+def folded(x: Tensor, parts: Parts) -> Tensor:
+    """Sum over each fiber, neurons counted by their gains.  (outer, n, ...) -> (outer, k, ...)"""
+    return _total(x * parts.gain, parts.labels)
+
+
+def picked(x: Tensor, parts: Parts) -> Tensor:
+    """Each fiber's own row.  (outer, n, ...) -> (outer, k, ...)"""
+    return _total(x * parts.pick, parts.labels)
+
+
+def repeat(x: Tensor, parts: Parts) -> Tensor:
+    """Give every neuron its fiber's entry.  (outer, k, ...) -> (outer, n, ...)"""
+    return x[:, parts.labels] * parts.gain
+
+
+def share(x: Tensor, parts: Parts) -> Tensor:
+    """Give every neuron its share of its fiber's entry.  (outer, k, ...) -> (outer, n, ...)"""
+    return x[:, parts.labels] * parts.pick
+
+
+def _total(x: Tensor, labels: Tensor) -> Tensor:
     fibers = int(labels.max()) + 1
     return x.new_zeros(x.shape[0], fibers, *x.shape[2:]).index_add_(1, labels, x)
 
 
-def mean(x: Tensor, labels: Tensor) -> Tensor:
-    """Mean over each fiber.  (outer, n, ...) -> (outer, k, ...)"""
-    return total(x, labels) / _like(x, labels.bincount())
-
-
-def repeat(x: Tensor, labels: Tensor) -> Tensor:
-    """Give every neuron its fiber's entry.  (outer, k, ...) -> (outer, n, ...)"""
-    return x[:, labels]
-
-
-def share(x: Tensor, labels: Tensor) -> Tensor:
-    """Give every neuron an equal share of its fiber's entry.  (outer, k, ...) -> (outer, n, ...)"""
-    return x[:, labels] / _like(x, labels.bincount()[labels])
-
-
-def _like(x: Tensor, sizes: Tensor) -> Tensor:
-    return sizes.to(x).reshape(1, -1, *[1] * (x.ndim - 2))
-
-
-COLLAPSE: dict[str, Map] = {"out": mean, "in": total}
-FOLD: dict[str, Map] = {"in": total}
-DUAL: dict[str, Map] = {"out": total, "in": mean}  # the transpose of a lift
-AVERAGE: dict[str, Map] = {"out": mean, "in": mean}
+COLLAPSE: dict[str, Map] = {"out": picked, "in": folded}
+FOLD: dict[str, Map] = {"in": folded}
+DUAL: dict[str, Map] = {"out": folded, "in": picked}  # the transpose of a lift
+PICK: dict[str, Map] = {"out": picked, "in": picked}
 
 
 def carry(tensor: Tensor, axes: tuple[Axis, ...], fibers: Fibers, maps: Mapping[str, Map]) -> Tensor:
@@ -83,20 +125,28 @@ def _carry_axis(x: Tensor, axis: Axis, fibers: Fibers, maps: Mapping[str, Map]) 
     parts = []
     for segment, part in zip(axis, x.split([s.length for s in axis]), strict=True):
         if segment.space and segment.role in maps and segment.space in fibers:
-            labels = torch.as_tensor(fibers[segment.space], device=x.device)
             grouped = part.reshape(segment.outer, segment.units, segment.inner, *x.shape[1:])
-            part = maps[segment.role](grouped, labels).flatten(0, 2)
+            part = maps[segment.role](grouped, _parts(fibers[segment.space], grouped)).flatten(0, 2)
         parts.append(part)
     return torch.cat(parts)
 
 
+def _parts(fibers: np.ndarray | Merge, x: Tensor) -> Parts:
+    merge = fibers if isinstance(fibers, Merge) else Merge.mean(fibers)
+    shape = -1, *[1] * (x.ndim - 2)
+    gain, pick = (
+        torch.as_tensor(w, dtype=x.dtype, device=x.device).reshape(shape) for w in (merge.gain, merge.pick)
+    )
+    return Parts(torch.as_tensor(merge.labels, device=x.device), gain, pick)
+
+
 def collapse(tensors: Tensors, table: Table, fibers: Fibers) -> dict[str, Tensor]:
-    """The base of a network: mean over the fibers a parameter writes, sum over those it reads."""
+    """The base of a network: one row of each fiber a parameter writes, sum over those it reads."""
     return {name: carry(tensors[name], axes, fibers, COLLAPSE) for name, axes in table.items()}
 
 
 def dual(gradients: Tensors, table: Table, fibers: Fibers) -> dict[str, Tensor]:
-    """Gradients of the base: sum over the fibers a parameter writes, mean over those it reads."""
+    """Gradients of the base: sum over the fibers a parameter writes, one of those it reads."""
     return {name: carry(gradients[name], axes, fibers, DUAL) for name, axes in table.items()}
 
 
@@ -115,9 +165,9 @@ def lift(
 
 
 def _share_unevenly(generator: torch.Generator) -> Map:
-    def divide(x: Tensor, labels: Tensor) -> Tensor:
-        even = share(x, labels)
+    def divide(x: Tensor, parts: Parts) -> Tensor:
+        even = share(x, parts)
         noise = torch.randn(even.shape, generator=generator, dtype=x.dtype).to(x) * x.abs().mean()
-        return even + noise - mean(noise, labels)[:, labels]  # the noise sums to zero over each fiber
+        return even + noise - share(folded(noise, parts), parts)  # what is added folds to zero
 
     return divide

@@ -97,7 +97,7 @@ def refine(
     tensors: Tensors,
     table: Table,
     thresholds: Mapping[str, float],
-    given: Fibers,
+    given: Mapping[str, np.ndarray],
     rounds: int,
     biased: bool = True,
 ) -> dict[str, np.ndarray]:
@@ -145,7 +145,7 @@ class Rows:
         self.kept: dict[Columns, tuple[bytes, np.ndarray, np.ndarray]] = {}
         self.unfolded = np.sqrt(sum((self.block(c, {}) ** 2).sum(axis=1) for c in self.columns))
 
-    def colors(self, fibers: Fibers, threshold: float) -> np.ndarray:
+    def colors(self, fibers: Mapping[str, np.ndarray], threshold: float) -> np.ndarray:
         """Clusters of all gates' rows together.  -> (gates, units)"""
         n = len(self.unfolded)
         squares, products = np.zeros(n), np.zeros(n * (n - 1) // 2)
@@ -156,7 +156,9 @@ class Rows:
         labels = coloring.cut(products, np.sqrt(squares), self.unfolded, threshold)
         return labels.reshape(self.producer.gates, -1)
 
-    def up_to_date(self, columns: Columns, fibers: Fibers) -> tuple[bytes, np.ndarray, np.ndarray]:
+    def up_to_date(
+        self, columns: Columns, fibers: Mapping[str, np.ndarray]
+    ) -> tuple[bytes, np.ndarray, np.ndarray]:
         """One block: the fibers it was folded by, squared norms (rows,), inner products of pairs (pairs,)."""
         key = b"".join(fibers[space].tobytes() for space in sorted(reads(columns.names, self.table)))
         if columns not in self.kept or self.kept[columns][0] != key:

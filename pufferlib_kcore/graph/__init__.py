@@ -1,9 +1,24 @@
 """The engine on whole policies: trace, color, collapse, lift, rebuild."""
 
 from pufferlib_kcore.graph.collapsing import Collapse, collapse, lift
+from pufferlib_kcore.graph.faithfulness import Divergence, divergence
 from pufferlib_kcore.graph.inspection import Spaces, spaces
 from pufferlib_kcore.graph.optimizer import collapse_optimizer
 from pufferlib_kcore.graph.rebuild import resize
+from pufferlib_kcore.graph.search import Search, search
 from pufferlib_kcore.graph.trace import rule
 
-__all__ = ["Collapse", "Spaces", "collapse", "collapse_optimizer", "lift", "resize", "rule", "spaces"]
+__all__ = [
+    "Collapse",
+    "Divergence",
+    "Search",
+    "Spaces",
+    "collapse",
+    "collapse_optimizer",
+    "divergence",
+    "lift",
+    "resize",
+    "rule",
+    "search",
+    "spaces",
+]

@@ -15,6 +15,8 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
 from pufferlib_kcore.fibration.partition import split_to
 from pufferlib_kcore.fibration.refinement import Space, color_spaces
+from pufferlib_kcore.fibration.selection import gather, select
+from pufferlib_kcore.graph.calibration import Inputs, readers_of, refit
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.rebuild import rebuild
@@ -35,6 +37,7 @@ class Collapse:
     reasons: dict[str, str | None]  # space -> why it was left whole, or padded
     report: Report
     network: Network  # of the original
+    merges: dict[str, quotient.Merge]  # space -> how its neurons became one of each fiber
 
 
 def collapse(
@@ -46,6 +49,8 @@ def collapse(
     value: str | int | None = None,
     ignore: Sequence[str] = (),
     published: bool = False,
+    calibrate: Inputs = (),
+    colors: str = "weights",
 ) -> Collapse:
     """Merge neurons that compute (nearly) the same; the argument is untouched.
 
@@ -55,20 +60,51 @@ def collapse(
     value           path of the value in the output where it is not the second of two or three
     ignore          spaces or modules to leave whole
     published       the published recipe: five rounds on a recurrent layer, without its biases
+    calibrate       recorded inputs, tuples like example_inputs: what reads merged neurons is refitted by
+                    least squares, so that on these inputs it computes what it did in the original
+    colors          "weights", or "activations": a neuron joins a fiber where, on the inputs to calibrate on,
+                    its readers can make it up from those kept, to the cosine distance `threshold`
     Raises UserError for thresholds out of range, names that mean nothing, and policies that cannot be traced.
     """
+    if colors not in ("weights", "activations") or colors == "activations" and not calibrate:
+        raise UserError(f"colors={colors!r}: expected 'weights', or 'activations' and inputs to calibrate on")
     network = network_of(policy, example_inputs, method, value, ignore)
     thresholds = thresholds_of(threshold, network.spaces)
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
     fibers = color_spaces(network.spaces, tensors, network.table, thresholds, published)
     fibers, padded = same_widths(network, fibers)
-    widths = {name: int(labels.max()) + 1 for name, labels in fibers.items()}
-    smaller = rebuild(policy, network, quotient.collapse(tensors, network.table, fibers), widths)
-    check(smaller, network, widths, example_inputs, method, ignore)
+    merges = {name: quotient.Merge.mean(labels) for name, labels in fibers.items()}
+    if colors == "activations":
+        readers = readers_of(policy, network, calibrate, method)
+        picked = {name: select(seen, thresholds[name]) for name, seen in readers.items()}
+        merges |= {name: gather(readers[name], units) for name, units in picked.items()}
     reasons = {space.name: space.whole or padded.get(space.name) for space in network.spaces}
+    return finish(policy, example_inputs, network, merges, thresholds, reasons, calibrate, method, ignore)
+
+
+def finish(
+    policy: nn.Module,
+    example_inputs: tuple,
+    network: Network,
+    merges: dict[str, quotient.Merge],
+    thresholds: dict[str, float],
+    reasons: dict[str, str | None],
+    calibrate: Inputs,
+    method: str,
+    ignore: Sequence[str],
+) -> Collapse:
+    """Merge as told: build the smaller policy, refit it, check and report it."""
+    tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
+    widths = {name: int(merge.labels.max()) + 1 for name, merge in merges.items()}
+    merged = {name: merge for name, merge in merges.items() if widths[name] < len(merge.labels)}
+    smaller = rebuild(policy, network, quotient.collapse(tensors, network.table, merged), widths)
+    check(smaller, network, widths, example_inputs, method, ignore)
+    if calibrate and merged:
+        refit(policy, smaller, network, merged, calibrate, method)
     report = make_report(network, policy, smaller, widths, reasons)
     kinds = {space.name: space.kind for space in network.spaces}
-    return Collapse(smaller, fibers, kinds, thresholds, reasons, report, network)
+    fibers = {name: merge.labels for name, merge in merges.items()}
+    return Collapse(smaller, fibers, kinds, thresholds, reasons, report, network, merges)
 
 
 def lift(

@@ -75,7 +75,7 @@ def _outputs(trace: Trace, output: Any, value: str | int | None) -> set[int]:
     tensors = list(tensors_in(output, strict=True))
     if not tensors:
         raise UserError(f"{type(trace.policy).__name__} returned no tensor: expected actions and a value")
-    values = {id(x) for x in tensors_in(_value_of(output, value))}
+    values = {id(x) for x in tensors_in(value_of(output, value))}
     read_by: dict[bool, set[int]] = {True: set(), False: set()}
     for x in tensors:
         read_by[id(x) in values] |= trace.sources(x)
@@ -84,15 +84,21 @@ def _outputs(trace: Trace, output: Any, value: str | int | None) -> set[int]:
     return read_by[True] - read_by[False]
 
 
-def _value_of(output: Any, path: str | int | None) -> Any:
+def value_of(output: Any, path: str | int | None) -> Any:
+    """The value in a policy's output: at this path, else the second of two or three, else None."""
     if path is None:
         return output[1] if isinstance(output, (tuple, list)) and len(output) in (2, 3) else None
+    return at_path(output, path, "value")
+
+
+def at_path(output: Any, path: str | int, what: str = "actions") -> Any:
+    """What lies at a dotted path of keys, places and attributes.  Raises UserError"""
     found = output
     for key in str(path).split("."):
         try:
             found = found[int(key)] if isinstance(found, (tuple, list)) else _item(found, key)
         except (LookupError, AttributeError, ValueError):
-            raise UserError(f"value='{path}' leads nowhere in the policy's output: no '{key}'") from None
+            raise UserError(f"{what}='{path}' leads nowhere in the policy's output: no '{key}'") from None
     return found
 
 

@@ -41,5 +41,5 @@ def collapse_optimizer(
                 )
         if buffers is not None:
             axes = collapse.network.table.get(name) or tuple((Segment(None, units=n),) for n in shape)
-            state[index] = collapse_moments(buffers, axes, collapse.fibers)
+            state[index] = collapse_moments(buffers, axes, collapse.merges)
     return {"state": state, "param_groups": [dict(group) for group in groups]}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pufferlib_kcore.fibration.partition import number
-from pufferlib_kcore.fibration.quotient import AVERAGE, Segment, carry, collapse, dual, lift
+from pufferlib_kcore.fibration.quotient import PICK, Segment, carry, collapse, dual, lift
 
 FIBERS = {"a": number(np.array([0, 1, 0, 2, 1, 0])), "b": number(np.array([0, 1, 1, 2]))}
 
@@ -80,7 +80,7 @@ def test_the_dual_map_is_the_transpose_of_the_lift():
 
 def test_an_average_of_equal_entries_is_that_entry():
     x = torch.full((24, 6), 3.0)
-    torch.testing.assert_close(carry(x, LARGE["gates"], FIBERS, AVERAGE), torch.full((12, 3), 3.0))
+    torch.testing.assert_close(carry(x, LARGE["gates"], FIBERS, PICK), torch.full((12, 3), 3.0))
 
 
 def test_precision_is_kept_and_arguments_are_untouched():

@@ -1,0 +1,73 @@
+"""Selection: the units of a space from which its readers can make up all others, by linear combination."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pufferlib_kcore.fibration.partition import number
+from pufferlib_kcore.fibration.quotient import Merge
+
+STILL = 1e-10  # a unit with less than this part of the largest variance is constant, and a bias replaces it
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What one layer receives of a space, and how it weighs it."""
+
+    covariance: Tensor  # (n, n) float64, of the units' activations
+    metric: Tensor  # (n, n) float64, W^T W of the layer's matrix W, over all of its rows and places
+
+
+def select(readers: Sequence[Reader], threshold: float = 0.0, most: int | None = None) -> np.ndarray:
+    """Pick units greedily until every other one is nearly a combination of those picked.  -> (k,), k >= 1
+
+    threshold  cosine distance in [0, 2] between a unit's activation, its mean taken off, and the nearest
+               combination of the picked ones', for every reader: what is farther off is picked
+    most       how many to pick at most
+
+    Each step picks the unit that takes most off the error of what the readers compute, tr(metric @ residual),
+    in parts of what there was: column subset selection (Farahat et al., 2011, "An efficient greedy method for
+    unsupervised feature selection"), for the pre-activations that the columns are there for.
+    """
+    residuals = [r.covariance.clone() for r in readers]
+    variances = [r.covariance.diagonal().clone() for r in readers]
+    metrics = [r.metric / (r.metric * r.covariance).sum().clamp_min(1e-300) for r in readers]
+    weighed = [m @ c for m, c in zip(metrics, residuals, strict=True)]
+    picked: list[int] = []
+    units = len(variances[0])
+    moving = [v > STILL * v.max() for v in variances]
+    for _ in range(units if most is None else min(most, units)):
+        gain, needed = torch.zeros(units, dtype=torch.float64), torch.zeros(units, dtype=torch.bool)
+        for residual, variance, weigh, moves in zip(residuals, variances, weighed, moving, strict=True):
+            left = residual.diagonal()
+            explained = (1 - left / variance.clamp_min(1e-300)).clamp(0, 1)
+            needed |= moves & (1 - explained.sqrt() > max(threshold, 1e-9))
+            gain += torch.where(moves, (residual * weigh).sum(0) / left.clamp_min(1e-300), 0)
+        needed[picked] = False
+        if not needed.any():
+            break
+        best = int(torch.where(needed, gain, -1).argmax())
+        picked.append(best)
+        for residual, metric, weigh in zip(residuals, metrics, weighed, strict=True):
+            column = residual[:, best] / residual[best, best].clamp_min(1e-300).sqrt()
+            weigh -= torch.outer(metric @ column, column)
+            residual -= torch.outer(column, column)
+    return np.array(picked or [0])
+
+
+def gather(readers: Sequence[Reader], picked: np.ndarray) -> Merge:
+    """Give every unit to the picked one that it moves with most.  Fibers are numbered by first member."""
+    covariance = sum(r.covariance / r.covariance.diagonal().mean().clamp_min(1e-300) for r in readers)
+    assert isinstance(covariance, Tensor)
+    variance = covariance.diagonal().clamp_min(1e-300)
+    shared = covariance[:, picked] / variance[picked]
+    nearest = (shared.abs() * variance[picked].sqrt()).argmax(1).numpy()
+    nearest[picked] = np.arange(len(picked))
+    gain = shared.numpy()[np.arange(len(nearest)), nearest]
+    gain[picked] = 1
+    return Merge.onto(number(nearest), picked, gain)

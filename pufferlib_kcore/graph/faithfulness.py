@@ -1,0 +1,108 @@
+"""Faithfulness: how far a collapsed policy's actions and values are from the original's, state by state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Categorical, Distribution, Normal, kl_divergence
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.fibration.quotient import Fibers
+from pufferlib_kcore.graph.calibration import Inputs, smaller_inputs
+from pufferlib_kcore.graph.network import Network, at_path, value_of
+
+Actions = Categorical | Normal
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Means over all states."""
+
+    kl: float  # nats, of the original's action distributions to the smaller policy's
+    value_error: float  # squared, in parts of the variance of the original's values; nan where there are none
+    look: float  # nats, of the original's action distributions to their mean: how much it looks at its input
+
+    def __str__(self) -> str:
+        return f"kl={self.kl:.4g} value_error={self.value_error:.4g} look={self.look:.4g}"
+
+
+@torch.no_grad()
+def divergence(
+    policy: nn.Module,
+    smaller: nn.Module,
+    inputs: Inputs,
+    network: Network,
+    fibers: Fibers,
+    *,
+    method: str = "forward",
+    value: str | int | None = None,
+    actions: str | int = 0,
+) -> Divergence:
+    """Compare a policy with its collapse on recorded inputs, each carrying its own recurrent state.
+
+    network, fibers  of the collapse, from which the smaller policy's state at the start follows
+    value            path of the value in the output; None: the second of two or three
+    actions          path of the actions: logits (.., n), a list of such, or a torch Distribution
+    Raises UserError where the output has no such actions.
+    """
+    theirs = _Answers(policy, inputs, method, value, actions)
+    ours = _Answers(smaller, [smaller_inputs(x, network, fibers) for x in inputs], method, value, actions)
+    kl = sum(_kl(a, b).mean() for a, b in zip(theirs.actions, ours.actions, strict=True))
+    look = sum(_kl(a, _mean(a)).mean() for a in theirs.actions)
+    error = (theirs.values - ours.values).square().mean() / theirs.values.var().clamp_min(1e-12)
+    return Divergence(float(kl), float(error), float(look))
+
+
+class _Answers:
+    """What a policy answers: its actions, one distribution over states for each, and its values (states,)."""
+
+    def __init__(self, policy: nn.Module, inputs: Inputs, method: str, value: Any, actions: Any):
+        outputs = [getattr(policy, method)(*x) for x in inputs]
+        values = [
+            v.double().flatten() for output in outputs for v in [value_of(output, value)] if v is not None
+        ]
+        self.values = torch.cat(values) if values else torch.full((2,), torch.nan)
+        parts = [
+            _parts(output if isinstance(output, Tensor) else at_path(output, actions)) for output in outputs
+        ]
+        self.actions = [_joined(part) for part in zip(*parts, strict=True)]
+
+
+def _parts(actions: Any) -> list[Distribution]:
+    if isinstance(actions, Distribution):
+        return [actions]
+    if isinstance(actions, Tensor) and actions.is_floating_point() and actions.ndim > 1:
+        return [Categorical(logits=actions.double())]
+    if isinstance(actions, (list, tuple)) and actions:
+        return [part for item in actions for part in _parts(item)]
+    raise UserError(
+        "the policy's actions are neither logits nor distributions: name their place, actions=..."
+    )
+
+
+def _joined(parts: tuple[Distribution, ...]) -> Actions:
+    """One distribution over the states of all."""
+    logits = [p.logits.flatten(0, -2) for p in parts if isinstance(p, Categorical)]
+    normal = [(p.loc.double(), p.scale.double()) for p in parts if isinstance(p, Normal)]
+    if len(logits) == len(parts):
+        return Categorical(logits=torch.cat(logits))
+    if len(normal) == len(parts):
+        loc, scale = (torch.cat([x.flatten(0, -2) for x in xs]) for xs in zip(*normal, strict=True))
+        return Normal(loc, scale)
+    raise UserError(f"cannot compare actions of {type(parts[0]).__name__}: expected Categorical or Normal")
+
+
+def _kl(a: Actions, b: Actions) -> Tensor:
+    """(states,), over all action dimensions."""
+    return kl_divergence(a, b).flatten(1).sum(1) if isinstance(a, Normal) else kl_divergence(a, b)
+
+
+def _mean(actions: Actions) -> Actions:
+    """One distribution for all states: the mean of the probabilities; of normals, of mean and variance."""
+    if isinstance(actions, Normal):
+        spread = actions.scale.square().mean(0) + actions.loc.var(0, correction=0)
+        return Normal(actions.loc.mean(0).expand_as(actions.loc), spread.sqrt().expand_as(actions.loc))
+    return Categorical(probs=actions.probs.mean(0).expand_as(actions.probs))

@@ -1,0 +1,181 @@
+"""Search: the smallest policy that still acts as the original does, each space at a width of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, prod
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.fibration import quotient
+from pufferlib_kcore.fibration.quotient import Merge
+from pufferlib_kcore.fibration.selection import Reader, gather, select
+from pufferlib_kcore.graph.calibration import Inputs, readers_of, refit
+from pufferlib_kcore.graph.collapsing import Collapse, finish
+from pufferlib_kcore.graph.faithfulness import divergence
+from pufferlib_kcore.graph.network import Network, network_of
+from pufferlib_kcore.graph.rebuild import rebuild, width
+
+STEPS = (0.75, 0.9, 0.97)  # a space is narrowed to this part of its width; to the next where that is too much
+
+
+@dataclass(frozen=True)
+class Point:
+    """One policy on the way."""
+
+    size: float  # parameters, in parts of the original's
+    params: int
+    kl: float
+    value_error: float
+    widths: dict[str, int]  # space -> fibers
+
+
+@dataclass(frozen=True)
+class Search:
+    """The policy that was found, and those on the way to it, from the largest on."""
+
+    collapse: Collapse
+    frontier: list[Point]
+
+
+def search(
+    policy: nn.Module,
+    example_inputs: tuple,
+    calibrate: Inputs,
+    held_out: Inputs,
+    *,
+    max_kl: float | None = None,
+    target_params: float | None = None,
+    method: str = "forward",
+    value: str | int | None = None,
+    actions: str | int = 0,
+    ignore: Sequence[str] = (),
+    watch: Callable[[Point], None] = lambda point: None,
+) -> Search:
+    """Narrow one space after the other, always the one whose parameters cost the least divergence.
+
+    calibrate      recorded inputs, on which units are chosen and readers refitted (see `collapse`)
+    held_out       others, on which divergence is measured
+    max_kl         nats: end before the mean KL to the original is above this
+    target_params  end as soon as so many of the parameters are left, as a part in (0, 1]
+    watch          called with each point of the frontier
+    Raises UserError without a budget, or where the policy has nothing to merge.
+    """
+    if max_kl is None and target_params is None:
+        raise UserError("a search needs a budget: max_kl, target_params or both")
+    if target_params is not None and not 0 < target_params <= 1:
+        raise UserError(
+            f"target_params is {target_params}: expected a part of the parameters, above 0, at most 1"
+        )
+    if max_kl is not None and not max_kl >= 0:
+        raise UserError(f"max_kl is {max_kl}: expected nats, 0 or more")
+    network = network_of(policy, example_inputs, method, value, ignore)
+    readers = readers_of(policy, network, calibrate, method)
+    if not readers:
+        raise UserError(f"nothing in {type(policy).__name__} can be merged: see `spaces` for the reasons")
+    walk = _Walk(
+        policy, network, readers, calibrate, held_out, dict(method=method, value=value, actions=actions)
+    )
+    frontier = [walk.start()]
+    watch(frontier[0])
+    steps = list(STEPS)
+    while steps and frontier[-1].size > (target_params or 0):
+        point = walk.narrower(frontier[-1], steps[0], inf if max_kl is None else max_kl, target_params or 0)
+        if point is None:
+            steps.pop(0)
+        else:
+            frontier.append(point)
+            watch(point)
+    merges = walk.merges(frontier[-1].widths)
+    reasons = {space.name: space.whole for space in network.spaces}
+    whole = {space.name: Merge.mean(np.arange(space.units)) for space in network.spaces}
+    found = finish(policy, example_inputs, network, whole | merges, {}, reasons, calibrate, method, ignore)
+    return Search(found, frontier)
+
+
+class _Walk:
+    """Policies of any widths, and how far from the original they are."""
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        network: Network,
+        readers: Mapping[str, list[Reader]],
+        calibrate: Inputs,
+        held_out: Inputs,
+        places: dict[str, Any],
+    ):
+        self.policy, self.network, self.readers = policy, network, readers
+        self.calibrate, self.held_out, self.places = calibrate, held_out, places
+        self.order = {name: _ranked(seen) for name, seen in readers.items()}
+        tied = {name: group for group in network.same_width for name in group}
+        self.groups = list(dict.fromkeys(tied.get(name, (name,)) for name in readers))
+        self.tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
+        self.price = dict.fromkeys(self.groups, -1.0)  # nats for a parameter, when it was last narrowed
+
+    def start(self) -> Point:
+        """As many units as are linearly independent: the rest goes for free."""
+        needed = {name: count for name, (_, count) in self.order.items()}
+        return self.at({name: max(needed[n] for n in group) for group in self.groups for name in group})
+
+    def narrower(self, now: Point, step: float, max_kl: float, target: float) -> Point | None:
+        """The cheapest of the policies with one group of spaces narrowed; None where all exceed the budget.
+
+        A group's last price stands until it is the lowest: only then is the group tried again.
+        """
+        found: dict[tuple[str, ...], Point] = {}
+        groups = [group for group in self.groups if now.widths[group[0]] > 1]
+        while groups:
+            group = min(groups, key=self.price.__getitem__)
+            if group in found:
+                return found[group]
+            tried = self.at(self.narrowed(now.widths, group, step, target))
+            self.price[group] = (tried.kl - now.kl) / (now.params - tried.params)
+            if tried.kl > max_kl:
+                groups.remove(group)
+            found[group] = tried
+        return None
+
+    def narrowed(
+        self, widths: dict[str, int], group: tuple[str, ...], step: float, target: float
+    ) -> dict[str, int]:
+        """The widths with this group's cut to a part, but not further than the target asks."""
+        full = widths[group[0]]
+        for units in range(full - 1, max(1, int(step * full)) - 1, -1):
+            cut = widths | dict.fromkeys(group, units)
+            if self.params(cut) <= target * self.params({}):
+                break
+        return cut
+
+    def params(self, widths: Mapping[str, int]) -> int:
+        table = self.network.table
+        return sum(
+            prod(width(axis, widths) for axis in table[name]) if name in table else parameter.numel()
+            for name, parameter in self.policy.named_parameters()
+        )
+
+    def merges(self, widths: Mapping[str, int]) -> dict[str, Merge]:
+        return {
+            name: gather(seen, self.order[name][0][: widths[name]]) for name, seen in self.readers.items()
+        }
+
+    def at(self, widths: dict[str, int]) -> Point:
+        """Merge, refit, and measure."""
+        merges = self.merges(widths)
+        tensors = quotient.collapse(self.tensors, self.network.table, merges)
+        smaller = rebuild(self.policy, self.network, tensors, widths)
+        refit(self.policy, smaller, self.network, merges, self.calibrate, self.places["method"])
+        found = divergence(self.policy, smaller, self.held_out, self.network, merges, **self.places)
+        params = self.params(widths)
+        return Point(params / self.params({}), params, found.kl, found.value_error, widths)
+
+
+def _ranked(readers: Sequence[Reader]) -> tuple[np.ndarray, int]:
+    """All units, those first that `select` picks, in its order; and how many it picks."""
+    picked = select(readers)
+    rest = np.setdiff1d(np.arange(len(readers[0].covariance)), picked)
+    return np.concatenate([picked, rest]), len(picked)
