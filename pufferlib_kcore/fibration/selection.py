@@ -23,12 +23,11 @@ class Reader:
     metric: Tensor  # (n, n) float64, W^T W of the layer's matrix W, over all of its rows and places
 
 
-def select(readers: Sequence[Reader], threshold: float = 0.0, most: int | None = None) -> np.ndarray:
+def select(readers: Sequence[Reader], threshold: float = 0.0) -> np.ndarray:
     """Pick units greedily until every other one is nearly a combination of those picked.  -> (k,), k >= 1
 
     threshold  cosine distance in [0, 2] between a unit's activation, its mean taken off, and the nearest
                combination of the picked ones', for every reader: what is farther off is picked
-    most       how many to pick at most
 
     Each step picks the unit that takes most off the error of what the readers compute, tr(metric @ residual),
     in parts of what there was: column subset selection (Farahat et al., 2011, "An efficient greedy method for
@@ -41,7 +40,7 @@ def select(readers: Sequence[Reader], threshold: float = 0.0, most: int | None =
     picked: list[int] = []
     units = len(variances[0])
     moving = [v > STILL * v.max() for v in variances]
-    for _ in range(units if most is None else min(most, units)):
+    for _ in range(units):
         gain, needed = torch.zeros(units, dtype=torch.float64), torch.zeros(units, dtype=torch.bool)
         for residual, variance, weigh, moves in zip(residuals, variances, weighed, moving, strict=True):
             left = residual.diagonal()
@@ -58,6 +57,13 @@ def select(readers: Sequence[Reader], threshold: float = 0.0, most: int | None =
             weigh -= torch.outer(metric @ column, column)
             residual -= torch.outer(column, column)
     return np.array(picked or [0])
+
+
+def ranked(readers: Sequence[Reader], threshold: float = 0.0) -> tuple[np.ndarray, int]:
+    """All units, those first that `select` picks, in its order; and how many it picks.  -> (n,), k"""
+    picked = select(readers, threshold)
+    rest = np.setdiff1d(np.arange(len(readers[0].covariance)), picked)
+    return np.concatenate([picked, rest]), len(picked)
 
 
 def gather(readers: Sequence[Reader], picked: np.ndarray) -> Merge:

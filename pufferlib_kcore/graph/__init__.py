@@ -1,6 +1,7 @@
 """The engine on whole policies: trace, color, collapse, lift, rebuild."""
 
 from pufferlib_kcore.graph.collapsing import Collapse, collapse, lift
+from pufferlib_kcore.graph.distillation import distill
 from pufferlib_kcore.graph.faithfulness import Divergence, divergence
 from pufferlib_kcore.graph.inspection import Spaces, spaces
 from pufferlib_kcore.graph.optimizer import collapse_optimizer
@@ -15,6 +16,7 @@ __all__ = [
     "Spaces",
     "collapse",
     "collapse_optimizer",
+    "distill",
     "divergence",
     "lift",
     "resize",

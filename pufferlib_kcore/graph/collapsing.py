@@ -14,8 +14,9 @@ from torch import nn
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
 from pufferlib_kcore.fibration.partition import split_to
+from pufferlib_kcore.fibration.quotient import Merge
 from pufferlib_kcore.fibration.refinement import Space, color_spaces
-from pufferlib_kcore.fibration.selection import gather, select
+from pufferlib_kcore.fibration.selection import gather, ranked
 from pufferlib_kcore.graph.calibration import Inputs, readers_of, refit
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.network import Network, network_of
@@ -37,7 +38,7 @@ class Collapse:
     reasons: dict[str, str | None]  # space -> why it was left whole, or padded
     report: Report
     network: Network  # of the original
-    merges: dict[str, quotient.Merge]  # space -> how its neurons became one of each fiber
+    merges: dict[str, Merge]  # space -> how its neurons became one of each fiber
 
 
 def collapse(
@@ -51,6 +52,7 @@ def collapse(
     published: bool = False,
     calibrate: Inputs = (),
     colors: str = "weights",
+    round_to: int = 1,
 ) -> Collapse:
     """Merge neurons that compute (nearly) the same; the argument is untouched.
 
@@ -64,6 +66,7 @@ def collapse(
                     least squares, so that on these inputs it computes what it did in the original
     colors          "weights", or "activations": a neuron joins a fiber where, on the inputs to calibrate on,
                     its readers can make it up from those kept, to the cosine distance `threshold`
+    round_to        widths are multiples of this, as hardware may like, or all units
     Raises UserError for thresholds out of range, names that mean nothing, and policies that cannot be traced.
     """
     if colors not in ("weights", "activations") or colors == "activations" and not calibrate:
@@ -72,13 +75,13 @@ def collapse(
     thresholds = thresholds_of(threshold, network.spaces)
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
     fibers = color_spaces(network.spaces, tensors, network.table, thresholds, published)
-    fibers, padded = same_widths(network, fibers)
-    merges = {name: quotient.Merge.mean(labels) for name, labels in fibers.items()}
-    if colors == "activations":
-        readers = readers_of(policy, network, calibrate, method)
-        picked = {name: select(seen, thresholds[name]) for name, seen in readers.items()}
-        merges |= {name: gather(readers[name], units) for name, units in picked.items()}
-    reasons = {space.name: space.whole or padded.get(space.name) for space in network.spaces}
+    counts = {name: int(labels.max()) + 1 for name, labels in fibers.items()}
+    readers = readers_of(policy, network, calibrate, method) if colors == "activations" else {}
+    order = {name: ranked(seen, thresholds[name]) for name, seen in readers.items()}
+    widths, notes = common_widths(network, counts | {name: k for name, (_, k) in order.items()}, round_to)
+    merges = {name: Merge.mean(split_to(labels, widths[name])) for name, labels in fibers.items()}
+    merges |= {name: gather(readers[name], units[: widths[name]]) for name, (units, _) in order.items()}
+    reasons = {space.name: space.whole or notes.get(space.name) for space in network.spaces}
     return finish(policy, example_inputs, network, merges, thresholds, reasons, calibrate, method, ignore)
 
 
@@ -86,7 +89,7 @@ def finish(
     policy: nn.Module,
     example_inputs: tuple,
     network: Network,
-    merges: dict[str, quotient.Merge],
+    merges: dict[str, Merge],
     thresholds: dict[str, float],
     reasons: dict[str, str | None],
     calibrate: Inputs,
@@ -147,18 +150,33 @@ def thresholds_of(threshold: float | Mapping[str, float], spaces: Sequence[Space
     return {space.name: float(given.get(space.name, given.get(space.kind, default))) for space in spaces}
 
 
-def same_widths(
-    network: Network, fibers: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Bring the layers of one recurrent module to the widest one's width.  -> fibers, {space: note}"""
-    fibers, padded = dict(fibers), {}
+def common_widths(
+    network: Network, fibers: Mapping[str, int], round_to: int = 1
+) -> tuple[dict[str, int], dict[str, str]]:
+    """Widths that modules can have: layers of one recurrent module as wide as the widest, all rounded up.
+
+    fibers    space -> how many it needs
+    round_to  widths are multiples of this, or all units
+    Returns widths, and {space: note} for those that got more than they need.
+    """
+    if round_to < 1:
+        raise UserError(f"round_to is {round_to}: expected 1 or more units")
+    widths, notes = dict(fibers), {}
+    for space in network.spaces:
+        if not space.whole:
+            rounded = min(space.units, -(-widths[space.name] // round_to) * round_to)
+            if rounded > widths[space.name]:
+                notes[space.name] = (
+                    f"{rounded - widths[space.name]} fibers more than needed, for round_to={round_to}"
+                )
+            widths[space.name] = rounded
     for layers in network.same_width:
-        widest = max(layers, key=lambda name: fibers[name].max())
+        widest = max(layers, key=lambda name: widths[name])
         for name in layers:
-            if (missing := fibers[widest].max() - fibers[name].max()) > 0:
-                padded[name] = f"{missing} fibers more than needed, to be as wide as {widest}"
-                fibers[name] = split_to(fibers[name], int(fibers[widest].max()) + 1)
-    return fibers, padded
+            if (missing := widths[widest] - widths[name]) > 0:
+                notes[name] = f"{missing} fibers more than needed, to be as wide as {widest}"
+                widths[name] = widths[widest]
+    return widths, notes
 
 
 def check(

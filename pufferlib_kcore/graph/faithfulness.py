@@ -48,15 +48,15 @@ def divergence(
     actions          path of the actions: logits (.., n), a list of such, or a torch Distribution
     Raises UserError where the output has no such actions.
     """
-    theirs = _Answers(policy, inputs, method, value, actions)
-    ours = _Answers(smaller, [smaller_inputs(x, network, fibers) for x in inputs], method, value, actions)
-    kl = sum(_kl(a, b).mean() for a, b in zip(theirs.actions, ours.actions, strict=True))
-    look = sum(_kl(a, _mean(a)).mean() for a in theirs.actions)
+    theirs = Answers(policy, inputs, method, value, actions)
+    ours = Answers(smaller, [smaller_inputs(x, network, fibers) for x in inputs], method, value, actions)
+    kl = sum(kl_of(a, b).mean() for a, b in zip(theirs.actions, ours.actions, strict=True))
+    look = sum(kl_of(a, _mean(a)).mean() for a in theirs.actions)
     error = (theirs.values - ours.values).square().mean() / theirs.values.var().clamp_min(1e-12)
     return Divergence(float(kl), float(error), float(look))
 
 
-class _Answers:
+class Answers:
     """What a policy answers: its actions, one distribution over states for each, and its values (states,)."""
 
     def __init__(self, policy: nn.Module, inputs: Inputs, method: str, value: Any, actions: Any):
@@ -64,6 +64,7 @@ class _Answers:
         values = [
             v.double().flatten() for output in outputs for v in [value_of(output, value)] if v is not None
         ]
+        self.has_values = bool(values)
         self.values = torch.cat(values) if values else torch.full((2,), torch.nan)
         parts = [
             _parts(output if isinstance(output, Tensor) else at_path(output, actions)) for output in outputs
@@ -95,7 +96,7 @@ def _joined(parts: tuple[Distribution, ...]) -> Actions:
     raise UserError(f"cannot compare actions of {type(parts[0]).__name__}: expected Categorical or Normal")
 
 
-def _kl(a: Actions, b: Actions) -> Tensor:
+def kl_of(a: Actions, b: Actions) -> Tensor:
     """(states,), over all action dimensions."""
     return kl_divergence(a, b).flatten(1).sum(1) if isinstance(a, Normal) else kl_divergence(a, b)
 

@@ -13,9 +13,9 @@ from torch import nn
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
 from pufferlib_kcore.fibration.quotient import Merge
-from pufferlib_kcore.fibration.selection import Reader, gather, select
+from pufferlib_kcore.fibration.selection import Reader, gather, ranked
 from pufferlib_kcore.graph.calibration import Inputs, readers_of, refit
-from pufferlib_kcore.graph.collapsing import Collapse, finish
+from pufferlib_kcore.graph.collapsing import Collapse, common_widths, finish
 from pufferlib_kcore.graph.faithfulness import divergence
 from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.rebuild import rebuild, width
@@ -54,6 +54,7 @@ def search(
     value: str | int | None = None,
     actions: str | int = 0,
     ignore: Sequence[str] = (),
+    round_to: int = 1,
     watch: Callable[[Point], None] = lambda point: None,
 ) -> Search:
     """Narrow one space after the other, always the one whose parameters cost the least divergence.
@@ -62,6 +63,7 @@ def search(
     held_out       others, on which divergence is measured
     max_kl         nats: end before the mean KL to the original is above this
     target_params  end as soon as so many of the parameters are left, as a part in (0, 1]
+    round_to       widths are multiples of this, where a space has that many units
     watch          called with each point of the frontier
     Raises UserError without a budget, or where the policy has nothing to merge.
     """
@@ -77,9 +79,8 @@ def search(
     readers = readers_of(policy, network, calibrate, method)
     if not readers:
         raise UserError(f"nothing in {type(policy).__name__} can be merged: see `spaces` for the reasons")
-    walk = _Walk(
-        policy, network, readers, calibrate, held_out, dict(method=method, value=value, actions=actions)
-    )
+    places = dict(method=method, value=value, actions=actions)
+    walk = _Walk(policy, network, readers, calibrate, held_out, round_to, places)
     frontier = [walk.start()]
     watch(frontier[0])
     steps = list(STEPS)
@@ -107,11 +108,12 @@ class _Walk:
         readers: Mapping[str, list[Reader]],
         calibrate: Inputs,
         held_out: Inputs,
+        round_to: int,
         places: dict[str, Any],
     ):
         self.policy, self.network, self.readers = policy, network, readers
-        self.calibrate, self.held_out, self.places = calibrate, held_out, places
-        self.order = {name: _ranked(seen) for name, seen in readers.items()}
+        self.calibrate, self.held_out, self.round_to, self.places = calibrate, held_out, round_to, places
+        self.order = {name: ranked(seen) for name, seen in readers.items()}
         tied = {name: group for group in network.same_width for name in group}
         self.groups = list(dict.fromkeys(tied.get(name, (name,)) for name in readers))
         self.tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
@@ -120,7 +122,8 @@ class _Walk:
     def start(self) -> Point:
         """As many units as are linearly independent: the rest goes for free."""
         needed = {name: count for name, (_, count) in self.order.items()}
-        return self.at({name: max(needed[n] for n in group) for group in self.groups for name in group})
+        whole = {space.name: space.units for space in self.network.spaces}
+        return self.at(common_widths(self.network, whole | needed, self.round_to)[0])
 
     def narrower(self, now: Point, step: float, max_kl: float, target: float) -> Point | None:
         """The cheapest of the policies with one group of spaces narrowed; None where all exceed the budget.
@@ -128,7 +131,7 @@ class _Walk:
         A group's last price stands until it is the lowest: only then is the group tried again.
         """
         found: dict[tuple[str, ...], Point] = {}
-        groups = [group for group in self.groups if now.widths[group[0]] > 1]
+        groups = [group for group in self.groups if now.widths[group[0]] > self.round_to]
         while groups:
             group = min(groups, key=self.price.__getitem__)
             if group in found:
@@ -145,9 +148,10 @@ class _Walk:
     ) -> dict[str, int]:
         """The widths with this group's cut to a part, but not further than the target asks."""
         full = widths[group[0]]
-        for units in range(full - 1, max(1, int(step * full)) - 1, -1):
+        lowest = max(self.round_to, int(step * full))
+        for units in range((full - 1) // self.round_to * self.round_to, 0, -self.round_to):
             cut = widths | dict.fromkeys(group, units)
-            if self.params(cut) <= target * self.params({}):
+            if units <= lowest or self.params(cut) <= target * self.params({}):
                 break
         return cut
 
@@ -172,10 +176,3 @@ class _Walk:
         found = divergence(self.policy, smaller, self.held_out, self.network, merges, **self.places)
         params = self.params(widths)
         return Point(params / self.params({}), params, found.kl, found.value_error, widths)
-
-
-def _ranked(readers: Sequence[Reader]) -> tuple[np.ndarray, int]:
-    """All units, those first that `select` picks, in its order; and how many it picks."""
-    picked = select(readers)
-    rest = np.setdiff1d(np.arange(len(readers[0].covariance)), picked)
-    return np.concatenate([picked, rest]), len(picked)

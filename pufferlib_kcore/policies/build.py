@@ -1,5 +1,6 @@
 """From names, arguments and spaces to a policy, with no environment running."""
 
+from math import log
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,8 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import puffer  # noqa: F401  registers PufferLib's policies
 from pufferlib_kcore.policies.registry import check_arguments, find
 from pufferlib_kcore.policies.spaces import plain_to_space, space_to_plain
+
+NOISE_STEPS = 64  # in one stretch of made-up observations
 
 # What PufferLib's settings files call "Policy" and "Recurrent", by package; other packages as None
 POLICY_OF = {
@@ -82,12 +85,53 @@ def example_inputs(spec: dict, batch: int = 3, seed: int = 0, hidden_size: int |
     hidden_size: of a policy that was resized since it was built.
     """
     rng = torch.Generator().manual_seed(seed)
-    x = _sample(plain_to_space(spec["observation_space"]), batch, rng)
+    x = _sample(_box(spec), batch, rng)
     if spec.get("rnn") is None:
         return (x,)
     shape = (spec["rnn_args"].get("num_layers", 1), batch, hidden_size or spec["rnn_args"]["hidden_size"])
     h, c = (torch.tanh(torch.randn(shape, generator=rng)) for _ in range(2))
     return (x, (h, c))
+
+
+def noise_inputs(spec: dict, states: int = 2048, seed: int = 0) -> list[tuple]:
+    """Arguments of forward, made up, to calibrate a collapse on where no environment is at hand.
+
+    Numbers are normal, each stretch of steps at a scale of its own, from 0.1 to 1 (log-uniform); images are
+    flat blocks of random gray on black, of several sizes. (obs (B, *obs),), or of a recurrent policy
+    stretches (obs (B, T, *obs), None).  Raises UserError for a space that is no Box.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    space = _box(spec)
+    low, high = torch.from_numpy(space.low).double(), torch.from_numpy(space.high).double()
+    calls: list[tuple] = []
+    for _ in range(-(-states // (4 * NOISE_STEPS))):
+        if space.dtype == "uint8" and len(space.shape) == 3:
+            x = torch.cat([_blocks(NOISE_STEPS, space.shape, size, rng) for size in (2, 4, 8, 16)])
+            x = x[torch.randperm(len(x), generator=rng)] * high
+        else:
+            scale = torch.exp(torch.rand(4, 1, *[1] * len(space.shape), generator=rng) * log(10) - log(10))
+            x = torch.randn(4, NOISE_STEPS, *space.shape, generator=rng) * scale
+        x = torch.clamp(x.double().reshape(4, NOISE_STEPS, *space.shape), low, high)
+        x = x.to(torch.from_numpy(space.low).dtype)
+        calls.append((x.flatten(0, 1),) if spec.get("rnn") is None else (x, None))
+    return calls
+
+
+def _box(spec: dict) -> spaces.Box:
+    space = plain_to_space(spec["observation_space"])
+    if not isinstance(space, spaces.Box):
+        raise UserError(f"cannot draw observations from {space}: expected a Box")
+    return space
+
+
+def _blocks(count: int, shape: tuple[int, ...], size: int, rng: torch.Generator) -> Tensor:
+    """Pictures of blocks, one in five of a random gray and the others black.  -> (count, *shape)"""
+    small = torch.rand(count, *(-(-n // size) if n > size else n for n in shape), generator=rng)
+    small = small * (torch.rand(small.shape, generator=rng) < 0.2)
+    for dim, n in enumerate(shape, 1):
+        if small.shape[dim] < n:
+            small = small.repeat_interleave(size, dim).narrow(dim, 0, n)
+    return small
 
 
 def _stand_in(spec: dict) -> SimpleNamespace:
@@ -103,9 +147,7 @@ def _stand_in(spec: dict) -> SimpleNamespace:
     return SimpleNamespace(**names, env=SimpleNamespace(**names))
 
 
-def _sample(space: Space, batch: int, rng: torch.Generator) -> Tensor:
-    if not isinstance(space, spaces.Box):
-        raise UserError(f"cannot draw observations from {space}: expected a Box")
+def _sample(space: spaces.Box, batch: int, rng: torch.Generator) -> Tensor:
     x = torch.randn(batch, *space.shape, generator=rng, dtype=torch.float64)
     low, high = torch.from_numpy(space.low).double(), torch.from_numpy(space.high).double()
     middle = torch.where(torch.isfinite(low + high), (low + high) / 2, torch.zeros_like(low))

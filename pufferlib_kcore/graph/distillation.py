@@ -1,0 +1,66 @@
+"""Distillation: gradient steps that bring a collapsed policy's outputs to the original's."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from pufferlib_kcore.graph.calibration import Inputs, smaller_inputs
+from pufferlib_kcore.graph.collapsing import Collapse
+from pufferlib_kcore.graph.faithfulness import Answers, divergence, kl_of
+
+STEPS = 200
+LEARNING_RATE = 3e-3
+MAX_NORM = 1.0  # of the gradient
+CHECKS = 10  # times that the policy is measured on the way
+
+
+def distill(
+    policy: nn.Module,
+    collapse: Collapse,
+    inputs: Inputs,
+    held_out: Inputs,
+    steps: int = STEPS,
+    *,
+    method: str = "forward",
+    value: str | int | None = None,
+    actions: str | int = 0,
+) -> Collapse:
+    """The same collapse, its policy taught the original's action distributions and values.
+
+    inputs    recorded, the original's; one call of them a step
+    held_out  others; of the policies on the way, the first included, that with the least KL on these is taken
+    steps     of Adam, the learning rate falling to 0
+
+    No environment and no rewards: the loss is the KL of the actions, plus half the squared error of the
+    values in parts of their variance (Rusu et al., 2016, "Policy distillation").
+    """
+    places: dict[str, Any] = dict(method=method, value=value, actions=actions)
+    smaller, merges = copy.deepcopy(collapse.policy), collapse.merges
+    with torch.no_grad():
+        theirs = [Answers(policy, [x], **places) for x in inputs]
+    ours = [smaller_inputs(x, collapse.network, merges) for x in inputs]
+    variance = torch.cat([t.values for t in theirs]).var().clamp_min(1e-12)
+    optimizer = torch.optim.Adam(smaller.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+    best, kept = torch.inf, collapse.policy
+    for done in range(steps + 1):
+        if done % max(1, steps // CHECKS) == 0 or done == steps:
+            kl = divergence(policy, smaller, held_out, collapse.network, merges, **places).kl
+            if kl < best:
+                best, kept = kl, copy.deepcopy(smaller)
+        target, x = theirs[done % len(inputs)], ours[done % len(inputs)]
+        answers = Answers(smaller, [x], **places)
+        loss = sum(kl_of(a, b).mean() for a, b in zip(target.actions, answers.actions, strict=True))
+        if target.has_values:
+            loss = loss + (answers.values - target.values).square().mean() / variance / 2
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[union-attr]
+        nn.utils.clip_grad_norm_(smaller.parameters(), MAX_NORM)
+        optimizer.step()
+        schedule.step()
+    return replace(collapse, policy=kept)
