@@ -5,9 +5,40 @@ from typing import TYPE_CHECKING, Any
 from pufferlib_kcore.errors import UserError
 
 if TYPE_CHECKING:
-    from pufferlib_kcore.graph import Collapse, collapse, collapse_optimizer, lift, resize, rule, spaces
+    from pufferlib_kcore.graph import (
+        Collapse,
+        Divergence,
+        Search,
+        ablate,
+        collapse,
+        collapse_optimizer,
+        distill,
+        divergence,
+        lift,
+        reinitialize,
+        resize,
+        rule,
+        search,
+        spaces,
+    )
 
-__all__ = ["Collapse", "UserError", "collapse", "collapse_optimizer", "lift", "resize", "rule", "spaces"]
+__all__ = [
+    "Collapse",
+    "Divergence",
+    "Search",
+    "UserError",
+    "ablate",
+    "collapse",
+    "collapse_optimizer",
+    "distill",
+    "divergence",
+    "lift",
+    "reinitialize",
+    "resize",
+    "rule",
+    "search",
+    "spaces",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """The engine on whole policies: trace, color, collapse, lift, rebuild."""
 
 from pufferlib_kcore.graph.collapsing import Collapse, collapse, lift
+from pufferlib_kcore.graph.controls import ablate, reinitialize
 from pufferlib_kcore.graph.distillation import distill
 from pufferlib_kcore.graph.faithfulness import Divergence, divergence
 from pufferlib_kcore.graph.inspection import Spaces, spaces
@@ -14,11 +15,13 @@ __all__ = [
     "Divergence",
     "Search",
     "Spaces",
+    "ablate",
     "collapse",
     "collapse_optimizer",
     "distill",
     "divergence",
     "lift",
+    "reinitialize",
     "resize",
     "rule",
     "search",

@@ -17,11 +17,11 @@ from pufferlib_kcore.fibration.partition import split_to
 from pufferlib_kcore.fibration.quotient import Merge
 from pufferlib_kcore.fibration.refinement import Space, color_spaces
 from pufferlib_kcore.fibration.selection import gather, ranked
-from pufferlib_kcore.graph.calibration import Inputs, readers_of, refit
+from pufferlib_kcore.graph.calibration import Inputs, readers_of, refit, smaller_inputs
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.rebuild import rebuild
-from pufferlib_kcore.graph.report import Report, make_report
+from pufferlib_kcore.graph.report import Report, count_macs, make_report
 
 KINDS = ("linear", "cnn", "lstm", "critic")
 THRESHOLD = 0.3
@@ -39,6 +39,11 @@ class Collapse:
     report: Report
     network: Network  # of the original
     merges: dict[str, Merge]  # space -> how its neurons became one of each fiber
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Space -> how many fibers."""
+        return {name: int(labels.max()) + 1 for name, labels in self.fibers.items()}
 
 
 def collapse(
@@ -81,8 +86,9 @@ def collapse(
     widths, notes = common_widths(network, counts | {name: k for name, (_, k) in order.items()}, round_to)
     merges = {name: Merge.mean(split_to(labels, widths[name])) for name, labels in fibers.items()}
     merges |= {name: gather(readers[name], units[: widths[name]]) for name, (units, _) in order.items()}
-    reasons = {space.name: space.whole or notes.get(space.name) for space in network.spaces}
-    return finish(policy, example_inputs, network, merges, thresholds, reasons, calibrate, method, ignore)
+    return finish(
+        policy, example_inputs, network, merges, thresholds, notes, calibrate, method=method, ignore=ignore
+    )
 
 
 def finish(
@@ -90,24 +96,32 @@ def finish(
     example_inputs: tuple,
     network: Network,
     merges: dict[str, Merge],
-    thresholds: dict[str, float],
-    reasons: dict[str, str | None],
-    calibrate: Inputs,
-    method: str,
-    ignore: Sequence[str],
+    thresholds: Mapping[str, float] | None = None,
+    notes: Mapping[str, str] | None = None,
+    calibrate: Inputs = (),
+    *,
+    maps: Mapping[str, quotient.Map] = quotient.COLLAPSE,
+    method: str = "forward",
+    ignore: Sequence[str] = (),
 ) -> Collapse:
     """Merge as told: build the smaller policy, refit it, check and report it."""
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
     widths = {name: int(merge.labels.max()) + 1 for name, merge in merges.items()}
     merged = {name: merge for name, merge in merges.items() if widths[name] < len(merge.labels)}
-    smaller = rebuild(policy, network, quotient.collapse(tensors, network.table, merged), widths)
+    smaller_tensors = {n: quotient.carry(tensors[n], axes, merged, maps) for n, axes in network.table.items()}
+    smaller = rebuild(policy, network, smaller_tensors, widths)
     check(smaller, network, widths, example_inputs, method, ignore)
     if calibrate and merged:
         refit(policy, smaller, network, merged, calibrate, method)
-    report = make_report(network, policy, smaller, widths, reasons)
+    reasons = {space.name: space.whole or (notes or {}).get(space.name) for space in network.spaces}
+    macs = (
+        count_macs(policy, example_inputs, method),
+        count_macs(smaller, smaller_inputs(example_inputs, network, merged), method),
+    )
+    report = make_report(network, policy, smaller, widths, reasons, macs)
     kinds = {space.name: space.kind for space in network.spaces}
     fibers = {name: merge.labels for name, merge in merges.items()}
-    return Collapse(smaller, fibers, kinds, thresholds, reasons, report, network, merges)
+    return Collapse(smaller, fibers, kinds, dict(thresholds or {}), reasons, report, network, merges)
 
 
 def lift(

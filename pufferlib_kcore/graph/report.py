@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pufferlib_kcore.graph.network import Network
 
@@ -18,6 +21,8 @@ class Report:
     rows: list[dict[str, Any]]  # space, kind, units, fibers, params_before, params_after, reason
     params_before: int
     params_after: int
+    macs_before: int | None  # multiply-accumulates of one call on the example inputs; None if not countable
+    macs_after: int | None
     untouched: tuple[str, ...]  # parameters that the traced method does not use, left as they were
 
     def __str__(self) -> str:
@@ -25,6 +30,9 @@ class Report:
         kept = f"{self.params_after / max(self.params_before, 1):.1%} kept"
         total = ["all parameters", "", "", "", self.params_before, self.params_after, kept]
         text = aligned([header, *(row.values() for row in self.rows), total], right=range(2, 6))
+        if self.macs_before is not None and self.macs_after is not None:
+            kept = f"{self.macs_after / max(self.macs_before, 1):.1%} kept"
+            text += f"\nMACs on the example inputs: {self.macs_before:,} -> {self.macs_after:,} ({kept})"
         if self.untouched:
             text += f"\nnot used by the traced method, left as they were: {', '.join(self.untouched)}"
         return text
@@ -36,8 +44,9 @@ def make_report(
     after: nn.Module,
     widths: Mapping[str, int],
     reasons: Mapping[str, str | None],
+    macs: tuple[int | None, int | None],
 ) -> Report:
-    """Count what a collapse did.  widths: space -> fibers"""
+    """Count what a collapse did.  widths: space -> fibers;  macs: of a call before and after"""
     old = {name: p.numel() for name, p in before.named_parameters()}
     new = {name: p.numel() for name, p in after.named_parameters()}
     rows: list[dict[str, Any]] = []
@@ -54,7 +63,23 @@ def make_report(
                 "reason": reasons[space.name],
             }
         )
-    return Report(rows, sum(old.values()), sum(new.values()), network.untouched)
+    return Report(rows, sum(old.values()), sum(new.values()), *macs, network.untouched)
+
+
+def count_macs(policy: nn.Module, inputs: tuple, method: str) -> int | None:
+    """Multiply-accumulates of one call, by torch's own counter; None where it cannot count one."""
+    before = copy.deepcopy(policy)  # a call may change buffers
+    try:
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=[]),
+            torch.backends.mkldnn.flags(enabled=False),  # else an LSTM is one operation that is not counted
+            FlopCounterMode(display=False) as counter,
+        ):
+            getattr(before, method)(*copy.deepcopy(inputs))
+    except Exception:
+        return None
+    return counter.get_total_flops() // 2
 
 
 def written_space(network: Network, parameter: str) -> str | None:

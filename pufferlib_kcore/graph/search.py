@@ -92,9 +92,9 @@ def search(
             frontier.append(point)
             watch(point)
     merges = walk.merges(frontier[-1].widths)
-    reasons = {space.name: space.whole for space in network.spaces}
     whole = {space.name: Merge.mean(np.arange(space.units)) for space in network.spaces}
-    found = finish(policy, example_inputs, network, whole | merges, {}, reasons, calibrate, method, ignore)
+    merged = whole | merges
+    found = finish(policy, example_inputs, network, merged, calibrate=calibrate, method=method, ignore=ignore)
     return Search(found, frontier)
 
 

@@ -1,0 +1,116 @@
+"""Controls: policies of the same widths as a collapse that owe nothing to it, to compare it with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.fibration.quotient import PICK, Map, Merge, Parts, picked
+from pufferlib_kcore.graph.collapsing import Collapse, finish
+from pufferlib_kcore.graph.network import Network, network_of
+
+
+def ablate(
+    policy: nn.Module,
+    example_inputs: tuple,
+    widths: Mapping[str, int],
+    *,
+    by: str = "random",
+    generator: torch.Generator | None = None,
+    method: str = "forward",
+    value: str | int | None = None,
+    ignore: Sequence[str] = (),
+) -> Collapse:
+    """Keep so many units of each space as they are, and drop the others.
+
+    widths  space -> units to keep, such as `Collapse.widths`; spaces that are not named stay whole
+    by      "random", or "l1": those whose rows have the largest sum of absolute weights (Li et al., 2017,
+            "Pruning filters for efficient ConvNets")
+    Raises UserError for widths that a space cannot have.
+    """
+    network = network_of(policy, example_inputs, method, value, ignore)
+    kept = {name: _kept(policy, network, name, width, by, generator) for name, width in widths.items()}
+    merges = {
+        space.name: _only(kept.get(space.name, np.arange(space.units)), space.units)
+        for space in network.spaces
+    }
+    return finish(policy, example_inputs, network, merges, maps=PICK, method=method, ignore=ignore)
+
+
+def reinitialize(
+    fresh: nn.Module,
+    example_inputs: tuple,
+    widths: Mapping[str, int],
+    *,
+    generator: torch.Generator | None = None,
+    method: str = "forward",
+    value: str | int | None = None,
+    ignore: Sequence[str] = (),
+) -> Collapse:
+    """The same widths from scratch.
+
+    fresh  an untrained policy of full size: random units of it are kept, and what reads n units, now k, is
+           scaled by sqrt(n / k), so that inputs to every unit vary as they do in `fresh`
+    """
+    network = network_of(fresh, example_inputs, method, value, ignore)
+    kept = {name: _kept(fresh, network, name, width, "random", generator) for name, width in widths.items()}
+    merges = {
+        space.name: _only(kept.get(space.name, np.arange(space.units)), space.units)
+        for space in network.spaces
+    }
+    maps: dict[str, Map] = {"out": picked, "in": _scaled}
+    return finish(fresh, example_inputs, network, merges, maps=maps, method=method, ignore=ignore)
+
+
+def _scaled(x: Tensor, parts: Parts) -> Tensor:
+    few = picked(x, parts)
+    return few * (x.shape[1] / few.shape[1]) ** 0.5
+
+
+def _only(kept: np.ndarray, units: int) -> Merge:
+    labels = np.zeros(units, np.int64)
+    labels[kept] = np.arange(len(kept))
+    return Merge.onto(labels, kept)
+
+
+def _kept(
+    policy: nn.Module, network: Network, name: str, width: int, by: str, generator: torch.Generator | None
+) -> np.ndarray:
+    found = [space for space in network.spaces if space.name == name]
+    if not found:
+        raise UserError(
+            f"widths name '{name}', which is no space: {[space.name for space in network.spaces]}"
+        )
+    units = found[0].units
+    if not 0 < width <= units or found[0].whole and width < units:
+        raise UserError(
+            f"{name} cannot have {width} of its {units} units"
+            + (f": {found[0].whole}" if found[0].whole else "")
+        )
+    if by == "random":
+        order = torch.randperm(units, generator=generator).numpy()
+    elif by == "l1":
+        order = np.argsort(-_row_sums(policy, network, name, units), kind="stable")
+    else:
+        raise UserError(f"by={by!r}: expected 'random' or 'l1'")
+    return np.sort(order[:width])
+
+
+def _row_sums(policy: nn.Module, network: Network, name: str, units: int) -> np.ndarray:
+    """The L1 norm of all that writes each unit.  -> (units,)"""
+    sums = torch.zeros(units, dtype=torch.float64)
+    for parameter, x in policy.named_parameters():
+        for dim, axis in enumerate(network.table.get(parameter, ())):
+            parts = (
+                x.detach().double().abs().movedim(dim, 0).flatten(1).sum(1)
+                if x.ndim > 1
+                else x.detach().double().abs()
+            )
+            for segment, part in zip(axis, parts.split([s.length for s in axis]), strict=True):
+                if segment.space == name and segment.role == "out":
+                    sums += part.reshape(segment.outer, units, segment.inner).sum((0, 2))
+    return sums.numpy()
