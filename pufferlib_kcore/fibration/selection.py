@@ -12,6 +12,7 @@ from torch import Tensor
 from pufferlib_kcore.fibration.partition import number
 from pufferlib_kcore.fibration.quotient import Merge
 
+CROWD = 0.05  # of a unit's variance, added to what is left of it: near copies of picked units are passed over
 STILL = 1e-10  # a unit with less than this part of the largest variance is constant, and a bias replaces it
 
 
@@ -46,7 +47,9 @@ def select(readers: Sequence[Reader], threshold: float = 0.0) -> np.ndarray:
             left = residual.diagonal()
             explained = (1 - left / variance.clamp_min(1e-300)).clamp(0, 1)
             needed |= moves & (1 - explained.sqrt() > max(threshold, 1e-9))
-            gain += torch.where(moves, (residual * weigh).sum(0) / left.clamp_min(1e-300), 0)
+            gain += torch.where(
+                moves, (residual * weigh).sum(0) / (left + CROWD * variance).clamp_min(1e-300), 0
+            )
         needed[picked] = False
         if not needed.any():
             break

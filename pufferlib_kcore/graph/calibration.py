@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from math import prod
 
 import torch
@@ -14,7 +15,7 @@ from pufferlib_kcore.fibration.quotient import PICK, Fibers, Segment, carry
 from pufferlib_kcore.fibration.selection import Reader
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.network import Network
-from pufferlib_kcore.graph.recording import Key, Recorder
+from pufferlib_kcore.graph.recording import Call, Recorder
 
 Inputs = Sequence[tuple]  # positional arguments of the method, call by call
 RIDGE = 1e-5  # of the refit, in parts of the inputs' mean square
@@ -77,40 +78,44 @@ def smaller_inputs(inputs: tuple, network: Network, fibers: Fibers) -> tuple:
     return smaller
 
 
-def refit(
-    policy: nn.Module, smaller: nn.Module, network: Network, fibers: Fibers, calibrate: Inputs, method: str
-) -> None:
+class Targets:
+    """What each layer of a policy computes on recorded inputs, for smaller policies to be fitted to."""
+
+    def __init__(self, policy: nn.Module, calibrate: Inputs, method: str):
+        self.calibrate, self.method = calibrate, method
+        self.calls = [_targets_only(Recorder(policy).run(method, inputs)[1]) for inputs in calibrate]
+        self.keys = list(dict.fromkeys(call.weights for calls in self.calls for call in calls))
+
+
+def refit(smaller: nn.Module, network: Network, fibers: Fibers, targets: Targets) -> None:
     """Fit each layer that reads merged units, from the inputs on, to the original's.  Edits `smaller`
 
     Ridge least squares, towards the weights that it has: the collapsed layer, reading what the collapsed
     policy gives it (its own last state: what the original's units were), is to compute what the original's
     picked units compute before their nonlinearity.
     """
-    shapes = dict(smaller.named_parameters())
-    cut = [smaller_inputs(inputs, network, fibers) for inputs in calibrate]
-    for key in _keys(policy, calibrate, method):
+    named = dict(smaller.named_parameters())
+    cut = [smaller_inputs(inputs, network, fibers) for inputs in targets.calibrate]
+    for key in targets.keys:
         if not any(s.space in fibers for weight in key for s in network.table[weight][1]):
             continue
-        fit = _Fit([shapes[weight] for weight in key])
-        for inputs, small in zip(calibrate, cut, strict=True):
-            theirs = Recorder(policy, key.__eq__).run(method, inputs)[1]
-            ours = Recorder(smaller, key.__eq__).run(method, small)[1]
+        fit = _Fit([named[weight] for weight in key])
+        biases: list[nn.Parameter] = []
+        for inputs, calls in zip(cut, targets.calls, strict=True):
+            theirs = [call for call in calls if call.weights == key]
+            ours = Recorder(smaller, key).run_for(targets.method, inputs, len(theirs)) if theirs else []
             for their, our in zip(theirs, ours, strict=True):
-                x = list(our.inputs)
+                x, biases = list(our.inputs), [named[bias] for bias in our.biases]
                 if our.state is not None:
-                    read = network.table[key[our.state]][1]
-                    x[our.state] = _picked(their.inputs[our.state], read, fibers)
-                error = _picked(their.targets, network.table[key[0]][0], fibers)
-                fit.add(x, error - sum(shapes[bias].detach() for bias in our.biases), bool(our.biases))
-        biases = [shapes[bias] for bias in ours[0].biases]
+                    x[our.state] = _picked(their.inputs[0], network.table[key[our.state]][1], fibers)
+                wanted = _picked(their.targets, network.table[key[0]][0], fibers)
+                fit.add(x, wanted - sum(bias.detach() for bias in biases), bool(biases))
         fit.solve(biases)
 
 
-def _keys(policy: nn.Module, calibrate: Inputs, method: str) -> list[Key]:
-    """The recorded layers, in the order of their first call."""
-    keys: dict[Key, None] = {}
-    Recorder(policy, lambda key: bool(keys.setdefault(key))).run(method, calibrate[0])
-    return list(keys)
+def _targets_only(calls: Sequence[Call]) -> list[Call]:
+    """Without the inputs, but for a recurrent layer's own state."""
+    return [replace(c, inputs=() if c.state is None else (c.inputs[c.state],)) for c in calls]
 
 
 def _picked(x: Tensor, axis: tuple[Segment, ...], fibers: Fibers) -> Tensor:

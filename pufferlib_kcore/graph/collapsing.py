@@ -17,7 +17,7 @@ from pufferlib_kcore.fibration.partition import split_to
 from pufferlib_kcore.fibration.quotient import Merge
 from pufferlib_kcore.fibration.refinement import Space, color_spaces
 from pufferlib_kcore.fibration.selection import gather, ranked
-from pufferlib_kcore.graph.calibration import Inputs, readers_of, refit, smaller_inputs
+from pufferlib_kcore.graph.calibration import Inputs, Targets, readers_of, refit, smaller_inputs
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.rebuild import rebuild
@@ -112,7 +112,7 @@ def finish(
     smaller = rebuild(policy, network, smaller_tensors, widths)
     check(smaller, network, widths, example_inputs, method, ignore)
     if calibrate and merged:
-        refit(policy, smaller, network, merged, calibrate, method)
+        refit(smaller, network, merged, Targets(policy, calibrate, method))
     reasons = {space.name: space.whole or (notes or {}).get(space.name) for space in network.spaces}
     macs = (
         count_macs(policy, example_inputs, method),

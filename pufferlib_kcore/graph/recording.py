@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -35,12 +36,12 @@ class Recorder(TorchFunctionMode):
     """The calls of linear layers, convolutions without groups, LSTM, GRU and RNN, stacked or as cells.
 
     A GRU makes two calls, one for what it reads and one for its state, since it multiplies a part of one.
-    Other layers go by unrecorded.
+    Other layers go by unrecorded, and where one is wanted, all but that.
     """
 
-    def __init__(self, policy: nn.Module, wanted: Callable[[Key], bool] = lambda key: True):
+    def __init__(self, policy: nn.Module, wanted: Key | None = None):
         super().__init__()
-        self.policy, self.wanted = policy, wanted
+        self.policy, self.wanted, self.enough = policy, wanted, -1
         self.calls: list[Call] = []
         self._names = {id(parameter): name for name, parameter in policy.named_parameters()}
 
@@ -49,6 +50,13 @@ class Recorder(TorchFunctionMode):
         self.calls = []
         with torch.no_grad(), torch.random.fork_rng(devices=[]), self:
             return getattr(self.policy, method)(*inputs), self.calls
+
+    def run_for(self, method: str, inputs: tuple, calls: int) -> list[Call]:
+        """The first so many calls of the wanted layer; the run ends with the last of them."""
+        self.enough = calls
+        with suppress(_Enough):
+            self.run(method, inputs)
+        return self.calls
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -161,9 +169,15 @@ class Recorder(TorchFunctionMode):
     ) -> None:
         key = tuple(self._names[id(weight)] for weight in weights)
         added = [bias for bias in biases if bias is not None]
-        if self.wanted(key) and all(map(self._named, added)):
+        if self.wanted in (None, key) and all(map(self._named, added)):
             names = tuple(self._names[id(bias)] for bias in added)
             self.calls.append(Call(key, names, tuple(inputs), targets, state))
+            if len(self.calls) == self.enough:
+                raise _Enough
+
+
+class _Enough(Exception):
+    """Ends a run whose rest is of no interest."""
 
 
 def sample_of(shape: Sequence[int]) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
 from pufferlib_kcore.fibration.quotient import Merge
 from pufferlib_kcore.fibration.selection import Reader, gather, ranked
-from pufferlib_kcore.graph.calibration import Inputs, readers_of, refit
+from pufferlib_kcore.graph.calibration import Inputs, Targets, readers_of, refit
 from pufferlib_kcore.graph.collapsing import Collapse, common_widths, finish
 from pufferlib_kcore.graph.faithfulness import divergence
 from pufferlib_kcore.graph.network import Network, network_of
@@ -112,7 +112,8 @@ class _Walk:
         places: dict[str, Any],
     ):
         self.policy, self.network, self.readers = policy, network, readers
-        self.calibrate, self.held_out, self.round_to, self.places = calibrate, held_out, round_to, places
+        self.targets = Targets(policy, calibrate, places["method"])
+        self.held_out, self.round_to, self.places = held_out, round_to, places
         self.order = {name: ranked(seen) for name, seen in readers.items()}
         tied = {name: group for group in network.same_width for name in group}
         self.groups = list(dict.fromkeys(tied.get(name, (name,)) for name in readers))
@@ -172,7 +173,7 @@ class _Walk:
         merges = self.merges(widths)
         tensors = quotient.collapse(self.tensors, self.network.table, merges)
         smaller = rebuild(self.policy, self.network, tensors, widths)
-        refit(self.policy, smaller, self.network, merges, self.calibrate, self.places["method"])
+        refit(smaller, self.network, merges, self.targets)
         found = divergence(self.policy, smaller, self.held_out, self.network, merges, **self.places)
         params = self.params(widths)
         return Point(params / self.params({}), params, found.kl, found.value_error, widths)
