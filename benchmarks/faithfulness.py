@@ -59,8 +59,9 @@ TASKS = {  # name: (arguments of training, steps of retraining, episodes of a re
         "--vec multiprocessing --env pong --env.framestack 4 --policy.hidden-size 256 "
         "--train.total-timesteps 3000000 --train.num-envs 16 --train.num-workers 4 --train.batch-size 2048 "
         "--train.minibatch-size 512 --train.update-epochs 3 --train.bptt-horizon 8 "
-        "--train.learning-rate 5e-4 --train.anneal-lr True --train.gamma 0.99 --train.gae-lambda 0.95 --train.ent-coef 0.01 "
-        "--train.clip-coef 0.15 --train.vf-coef 0.5 --train.vf-clip-coef 0.2 --train.max-grad-norm 0.5",
+        "--train.learning-rate 5e-4 --train.anneal-lr True --train.gamma 0.99 --train.gae-lambda 0.95 "
+        "--train.ent-coef 0.01 --train.clip-coef 0.15 --train.vf-coef 0.5 "
+        "--train.vf-clip-coef 0.2 --train.max-grad-norm 0.5",
         102_400,
         32,
     ),

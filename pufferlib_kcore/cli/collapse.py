@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from math import log
 from typing import Any
 
 from torch import nn
 
 from pufferlib_kcore import graph, store
+from pufferlib_kcore.analysis import frontier
 from pufferlib_kcore.cli import world as worlds
+from pufferlib_kcore.environments import vector
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Args
-from pufferlib_kcore.store import checkpoints, fibers, names, runs
+from pufferlib_kcore.store import atomic, checkpoints, fibers, names, runs
+from pufferlib_kcore.training.record import record
+
+SEEDS = 1_000_000  # between those of training and those of each recording
 
 
 @dataclass(frozen=True)
@@ -57,35 +67,158 @@ def collapse_run(args: Args) -> Collapsed:
     source, asked = source_run(args), args.settings.collapse.epoch
     epoch, path = source.nearest(asked)
     restored = worlds.restored(path, args)
-    thresholds = thresholds_of(args)
-    result = graph.collapse(restored.policy, restored.example_inputs, thresholds)
-    optimizer, note = carried_optimizer(source, epoch, restored, result)
+    found = searched(args, source, restored) if args.collapse == "auto" else merged(args, source, restored)
+    optimizer, note = carried_optimizer(source, epoch, restored, found.result)
 
-    folder = source.collapse_folder(thresholds, epoch)
+    thresholds: float | dict[str, float] | None = None
+    if args.collapse == "auto":
+        folder, tag = source.search_folder(args.settings.collapse.budget(), epoch), "auto"
+    else:
+        thresholds = thresholds_of(args)
+        folder = source.collapse_folder(thresholds, epoch, args.settings.collapse.colors)
+        tag = names.threshold_tag(thresholds) if isinstance(thresholds, dict) else f"{thresholds:g}"
     folder.path.mkdir(parents=True, exist_ok=True)
     provenance = {
         "source": str(path),
         "epoch": epoch,
         "agent_steps": restored.payload["agent_steps"],
         "thresholds": thresholds,
-        "tag": names.threshold_tag(thresholds) if isinstance(thresholds, dict) else f"{thresholds:g}",
-        "params_before": result.report.params_before,
-        "params_after": result.report.params_after,
+        "tag": tag,
+        "params_before": found.result.report.params_before,
+        "params_after": found.result.report.params_after,
     }
-    write(folder, restored, result, optimizer, provenance)
+    write(folder, restored, found.result, optimizer, provenance)
+    if found.frontier:
+        points = [asdict(point) for point in found.frontier]
+        atomic.write(folder.frontier_path, frontier.to_csv(points).encode())
+        frontier.figure(points, f"{source.exp_id}, epoch {epoch}").savefig(
+            folder.frontier_path.with_suffix(".png")
+        )
     nearest = "" if epoch == asked else f" (no model_{asked:06d}.pt: the nearest epoch is {epoch})"
-    text = f"collapsing {path}{nearest}\n{result.report}\n{note}\nwrote {folder.model_path}"
+    lines = [f"collapsing {path}{nearest}", str(found.result.report), *found.notes, note]
+    text = "\n".join([*lines, f"wrote {folder.model_path}"])
     return Collapsed(
         source,
         folder,
         epoch,
         restored.payload["agent_steps"],
-        result.policy,
+        found.result.policy,
         restored.spec,
         optimizer,
         provenance,
         text,
     )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the engine answered, and what there is to say of it."""
+
+    result: graph.Collapse
+    notes: list[str]
+    frontier: list[graph.Point] = field(default_factory=list)
+
+
+def merged(args: Args, source: runs.Run, restored: Restored) -> Found:
+    """Merge up to a threshold; where anything merges, refit on recorded states."""
+    c, policy, inputs = args.settings.collapse, restored.policy, restored.example_inputs
+    thresholds = thresholds_of(args)
+    if c.colors == "weights":
+        plain = graph.collapse(policy, inputs, thresholds, round_to=c.round_to)
+        if not c.calibrate or plain.report.params_after == plain.report.params_before:
+            return Found(plain, [])
+    try:
+        seen = recorded(args, source, restored)
+    except UserError as error:
+        if c.colors == "activations" or "collapse.calibrate" in args.overrides:
+            raise
+        return Found(plain, [f"not calibrated, no states could be recorded: {error}"])
+    result = graph.collapse(
+        policy, inputs, thresholds, calibrate=seen.calibrate, colors=c.colors, round_to=c.round_to
+    )
+    return taught(args, restored, Found(result, []), seen)
+
+
+def searched(args: Args, source: runs.Run, restored: Restored) -> Found:
+    """As small as the budget of --collapse auto allows."""
+    c, seen = args.settings.collapse, recorded(args, source, restored)
+    budget = c.budget()
+    with watching(c.target_params) as watch:
+        found = graph.search(
+            restored.policy,
+            restored.example_inputs,
+            seen.calibrate,
+            seen.held_out,
+            max_kl=budget.get("max_kl"),
+            target_params=budget.get("target_params"),
+            round_to=c.round_to,
+            watch=watch,
+        )
+    return taught(args, restored, Found(found.collapse, [], found.frontier), seen)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """States of the original: to calibrate on, to choose by, and to say how faithful the result is."""
+
+    calibrate: list[tuple]
+    held_out: list[tuple]
+    test: list[tuple]
+    text: str
+
+
+def recorded(args: Args, source: runs.Run, restored: Restored) -> Recorded:
+    """Let the original play its own environment.  Raises UserError where that is not there."""
+    settings, states = worlds.stored_settings(source, args), args.settings.collapse.calibrate
+    started, envs = time.monotonic(), min(16, settings.train.num_envs)
+    vec = vector.make(worlds.creator(settings), "serial", envs, 1, None, settings.train.seed)
+    try:
+        worlds.World(vec, None, "serial").check(restored.spec, str(source.path))
+        calibrate, held_out, test = (
+            record(restored.policy, vec, settings.train.seed + SEEDS * (i + 1), max(count, envs))
+            for i, count in enumerate((states, states // 2, states // 4))
+        )
+    finally:
+        vec.close()
+    seconds = time.monotonic() - started
+    text = f"recorded {states:,} states to calibrate on, others to measure on, in {seconds:.0f} s"
+    return Recorded(calibrate, held_out, test, text)
+
+
+def taught(args: Args, restored: Restored, found: Found, seen: Recorded) -> Found:
+    """Distill where that is asked for, and say how near the policies are."""
+    result, steps = found.result, args.settings.collapse.distill
+    if steps:
+        result = graph.distill(restored.policy, result, seen.calibrate, seen.held_out, steps)
+    apart = graph.divergence(restored.policy, result.policy, seen.test, result.network, result.merges)
+    faithful = (
+        f"on states that it was not fitted to: KL {apart.kl:.3g} nats to the original, whose states differ "
+        f"by {apart.look:.3g} from their mean; value error {apart.value_error:.3g} of the values' variance"
+    )
+    return Found(result, [seen.text, faithful], found.frontier)
+
+
+@contextmanager
+def watching(target: float | None) -> Iterator[Callable[[graph.Point], None]]:
+    """Shows a search: a bar where a person watches, else a line a point."""
+
+    def line(point: graph.Point) -> str:
+        widths = " ".join(f"{name}={width}" for name, width in point.widths.items())
+        return f"size={point.size:.4f} kl={point.kl:.4g} value_error={point.value_error:.4g} {widths}"
+
+    if not sys.stderr.isatty():
+        yield lambda point: print(line(point), flush=True)
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("searching", total=-log(target) if target else None)
+        yield lambda point: progress.update(
+            task,
+            completed=-log(point.size),
+            description=f"{point.size:.1%} of the parameters, KL {point.kl:.2g}",
+        )
 
 
 def carried_optimizer(source: runs.Run, epoch: int, restored: Restored, result) -> tuple[dict | None, str]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.cli.collapse import source_run
-from pufferlib_kcore.cli.train import stored_settings
 from pufferlib_kcore.environments import vector
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import Restored
@@ -39,7 +38,7 @@ def chosen(args: Args) -> tuple[Path, Restored, Settings]:
     if args.eval_model_path is None:
         found = source_run(args)
         path = found.latest()[1]
-        return path, worlds.restored(path, args), stored_settings(found, args)
+        return path, worlds.restored(path, args), worlds.stored_settings(found, args)
     path = Path(args.eval_model_path)
     restored = worlds.restored(path, args)
     if "env" not in restored.payload:  # a pickled module says nothing of its environment

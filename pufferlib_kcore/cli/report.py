@@ -15,7 +15,7 @@ def run(args: Args) -> int:
     named = source_run(args)
     original, collapsed = pair(named)
     folder = None if collapsed is None else CollapseFolder(collapsed.path.parent)
-    thresholds = thresholds_of(args) if folder is None else folder.thresholds
+    thresholds = (folder and folder.thresholds) or thresholds_of(args)
     history = {"original": fibers_over_time(original, thresholds, show=True)}
     if collapsed is not None:
         history["collapsed"] = fibers_over_time(collapsed, thresholds, show=True)

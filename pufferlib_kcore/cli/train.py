@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from pufferlib_kcore import settings as settings_room
 from pufferlib_kcore import store
 from pufferlib_kcore.cli import collapse as collapse_job
 from pufferlib_kcore.cli import world as worlds
@@ -72,7 +71,7 @@ def resumed(found: runs.Run, args: Args) -> Job:
     start = Start(epoch, state["agent_steps"], state["optimizer"], state["rng"])
     collapse = restored.payload.get("collapse")
     return Job(
-        stored_settings(found, args),
+        worlds.stored_settings(found, args),
         found.path.parent,
         found,
         restored.policy,
@@ -88,7 +87,7 @@ def after_collapse(args: Args) -> Job:
     done = collapse_job.collapse_run(args)
     say(done.text)
     return Job(
-        stored_settings(done.source, args),
+        worlds.stored_settings(done.source, args),
         done.folder.path,
         None,
         done.policy,
@@ -97,12 +96,6 @@ def after_collapse(args: Args) -> Job:
         done.provenance,
         "log_collapsed.out",
     )
-
-
-def stored_settings(found: runs.Run, args: Args) -> Settings:
-    """The settings with which a run was started, and what this command line says over them."""
-    stored = found.config().get("settings")
-    return args.settings if stored is None else settings_room.from_plain(stored, args.overrides, args.config)
 
 
 def fit(job: Job, args: Args) -> int:

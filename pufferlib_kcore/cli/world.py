@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from pufferlib_kcore import environments
+from pufferlib_kcore import settings as settings_room
 from pufferlib_kcore.environments import cores, vector
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import space_to_plain, spec_from
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings import Args, Settings
+from pufferlib_kcore.store import Run
 
 SMALL = 200_000  # parameters
 
@@ -30,6 +32,12 @@ def restored(path: str | Path, args: Args) -> Restored:
             env.close()
 
     return restore(path, described if args.trust_checkpoint else None)
+
+
+def stored_settings(found: Run, args: Args) -> Settings:
+    """The settings with which a run was started, and what this command line says over them."""
+    stored = found.config().get("settings")
+    return args.settings if stored is None else settings_room.from_plain(stored, args.overrides, args.config)
 
 
 def spec_of(settings: Settings, observation_space: Any, action_space: Any) -> dict[str, Any]:

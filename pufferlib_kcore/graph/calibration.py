@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pufferlib_kcore.fibration.quotient import PICK, Fibers, Segment, carry
 from pufferlib_kcore.fibration.selection import Reader
 from pufferlib_kcore.graph.nested import tensors_in
-from pufferlib_kcore.graph.network import Network
+from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.recording import Call, Recorder
 
 Inputs = Sequence[tuple]  # positional arguments of the method, call by call
@@ -68,21 +68,31 @@ class _Sums:
         return (self.squares - self.total.T @ self.total / self.count) / self.count
 
 
-def smaller_inputs(inputs: tuple, network: Network, fibers: Fibers) -> tuple:
-    """The same inputs for the collapsed policy: recurrent state, (.., units), is cut to its fibers."""
-    smaller = copy.deepcopy(inputs)
-    for i, x in enumerate(tensors_in(smaller)):
-        if i in network.state_inputs:
-            units = Segment(network.state_inputs[i], "out", units=x.shape[-1])
-            x.data = carry(x, (*_whole(x.shape[:-1]), (units,)), fibers, PICK)
-    return smaller
+def smaller_inputs(
+    policy: nn.Module, inputs: Inputs, network: Network, fibers: Fibers, method: str
+) -> list[tuple]:
+    """The same inputs for the collapsed policy: recurrent state, (.., units), is cut to its fibers.
+
+    The inputs are all of one structure; where it is not that which the policy was traced on (a state where
+    there was none), it is traced again.
+    """
+    cut, states = copy.deepcopy(list(inputs)), network.state_inputs
+    if cut and len(list(tensors_in(cut[0]))) > network.inputs:
+        states = network_of(policy, cut[0], method).state_inputs
+    for one in cut:
+        for i, x in enumerate(tensors_in(one)):
+            if i in states:
+                x.data = carry(
+                    x, (*_whole(x.shape[:-1]), (Segment(states[i], "out", units=x.shape[-1]),)), fibers, PICK
+                )
+    return cut
 
 
 class Targets:
     """What each layer of a policy computes on recorded inputs, for smaller policies to be fitted to."""
 
     def __init__(self, policy: nn.Module, calibrate: Inputs, method: str):
-        self.calibrate, self.method = calibrate, method
+        self.policy, self.calibrate, self.method = policy, calibrate, method
         self.calls = [_targets_only(Recorder(policy).run(method, inputs)[1]) for inputs in calibrate]
         self.keys = list(dict.fromkeys(call.weights for calls in self.calls for call in calls))
 
@@ -95,7 +105,7 @@ def refit(smaller: nn.Module, network: Network, fibers: Fibers, targets: Targets
     picked units compute before their nonlinearity.
     """
     named = dict(smaller.named_parameters())
-    cut = [smaller_inputs(inputs, network, fibers) for inputs in targets.calibrate]
+    cut = smaller_inputs(targets.policy, targets.calibrate, network, fibers, targets.method)
     for key in targets.keys:
         if not any(s.space in fibers for weight in key for s in network.table[weight][1]):
             continue

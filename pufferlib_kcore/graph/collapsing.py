@@ -116,7 +116,7 @@ def finish(
     reasons = {space.name: space.whole or (notes or {}).get(space.name) for space in network.spaces}
     macs = (
         count_macs(policy, example_inputs, method),
-        count_macs(smaller, smaller_inputs(example_inputs, network, merged), method),
+        count_macs(smaller, *smaller_inputs(policy, [example_inputs], network, merged, method), method),
     )
     report = make_report(network, policy, smaller, widths, reasons, macs)
     kinds = {space.name: space.kind for space in network.spaces}

@@ -43,7 +43,7 @@ def distill(
     smaller, merges = copy.deepcopy(collapse.policy), collapse.merges
     with torch.no_grad():
         theirs = [Answers(policy, [x], **places) for x in inputs]
-    ours = [smaller_inputs(x, collapse.network, merges) for x in inputs]
+    ours = smaller_inputs(policy, inputs, collapse.network, merges, method)
     variance = torch.cat([t.values for t in theirs]).var().clamp_min(1e-12)
     optimizer = torch.optim.Adam(smaller.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)

@@ -49,7 +49,7 @@ def divergence(
     Raises UserError where the output has no such actions.
     """
     theirs = Answers(policy, inputs, method, value, actions)
-    ours = Answers(smaller, [smaller_inputs(x, network, fibers) for x in inputs], method, value, actions)
+    ours = Answers(smaller, smaller_inputs(policy, inputs, network, fibers, method), method, value, actions)
     kl = sum(kl_of(a, b).mean() for a, b in zip(theirs.actions, ours.actions, strict=True))
     look = sum(kl_of(a, _mean(a)).mean() for a in theirs.actions)
     error = (theirs.values - ours.values).square().mean() / theirs.values.var().clamp_min(1e-12)

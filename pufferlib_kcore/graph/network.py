@@ -32,7 +32,8 @@ class Network:
     table: Table
     same_width: tuple[tuple[str, ...], ...]  # spaces that one module keeps at one width
     attributes: tuple[tuple[Attribute, Axis], ...]  # numbers that modules keep, and whose width they are
-    state_inputs: Mapping[int, str]  # which of the input tensors hold recurrent state, and of which space
+    inputs: int  # tensors in the inputs that it was traced on
+    state_inputs: Mapping[int, str]  # which of them hold recurrent state, and of which space
     untouched: tuple[str, ...]  # parameters that the traced method does not use
 
     def __getitem__(self, name: str) -> Space:
@@ -137,6 +138,7 @@ class _Reader:
             attributes=tuple(
                 (a, self._axis(Use("", a.neurons))) for a in attributes if a.neurons is not None
             ),
+            inputs=trace.inputs,
             state_inputs={i: self._name(neurons) for i, neurons in trace.state_inputs.items()},
             untouched=tuple(name for name in trace.tensors if name not in trace.touched),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,17 +69,15 @@ def make_report(
 
 def count_macs(policy: nn.Module, inputs: tuple, method: str) -> int | None:
     """Multiply-accumulates of one call, by torch's own counter; None where it cannot count one."""
-    before = copy.deepcopy(policy)  # a call may change buffers
-    try:
-        with (
-            torch.no_grad(),
-            torch.random.fork_rng(devices=[]),
-            torch.backends.mkldnn.flags(enabled=False),  # else an LSTM is one operation that is not counted
-            FlopCounterMode(display=False) as counter,
-        ):
-            getattr(before, method)(*copy.deepcopy(inputs))
-    except Exception:
-        return None
+    counted = copy.deepcopy(policy)  # a call may change buffers
+    with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # of oneDNN's flags
+        try:
+            with torch.backends.mkldnn.flags(enabled=False):  # else an LSTM is one operation, not counted
+                with FlopCounterMode(display=False) as counter:
+                    getattr(counted, method)(*copy.deepcopy(inputs))
+        except Exception:
+            return None
     return counter.get_total_flops() // 2
 
 

@@ -89,6 +89,7 @@ class Trace(TorchFunctionMode):
         self.taken: list[Tensor] = []  # neurons that went on together, maybe without the rest of their layer
         self.protected: list[tuple[Tensor, str]] = []  # and why
         self.same_width: list[list[Tensor]] = []  # populations that one module keeps at one width
+        self.inputs = 0  # tensors in what the method was given
         self.state_inputs: dict[int, Tensor] = {}  # an input that is recurrent state -> its neurons
         self.state_outputs: set[int] = set()  # ids of recurrent states, which may leave at any width
         self.computed_with: dict[str, str] = {}  # parameters that operations other than layers use
@@ -190,6 +191,7 @@ class Trace(TorchFunctionMode):
     def run(self, method: str, inputs: tuple) -> Any:
         """Call a method of the policy, and record it.  -> its output"""
         for i, x in enumerate(tensors_in(inputs)):
+            self.inputs = i + 1
             neurons = torch.full(x.shape, -1 - i, dtype=torch.int64, device=x.device)
             self._keep(x, Shadow(neurons, frozenset({INPUT})))
         with ExitStack() as stack:

@@ -36,7 +36,7 @@ class Args:
     vec: str
     exp_id: str | None
     resume: bool
-    collapse: float | None  # cosine distance; None: no collapse is asked for
+    collapse: float | str | None  # cosine distance or auto; None: no collapse is asked for
     track: str | None  # "wandb" | "tensorboard"
     wandb_project: str
     wandb_group: str | None
@@ -146,7 +146,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", dest="train.seed", metavar="INT", help="short for --train.seed")
     add("--exp-id", "--exp-name", metavar="RUN", help="a run: its name, or its path below experiments/")
     add("--resume", action="store_true", help="go on with that run, else with the newest of the env")
-    merge = "merge neurons at most this cosine distance apart, 0 to 2; short for --collapse.threshold"
+    merge = "merge neurons at most this cosine distance apart, 0 to 2, or auto: as many as a budget allows"
     add("--collapse", dest="collapse.threshold", metavar="T", help=merge)
     epoch = "the checkpoint to collapse, else the nearest to it (default: 50); short for --collapse.epoch"
     add("--collapse-epoch", dest="collapse.epoch", metavar="N", help=epoch)

@@ -23,6 +23,9 @@ def distance() -> Any:
     )
 
 
+KINDS = ("linear", "cnn", "lstm", "critic")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Base:
     package: str | None
@@ -87,17 +90,47 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Collapse:
-    threshold: float = distance()
+    threshold: Literal["auto"] | float = distance()
     linear: float | None = distance()
     cnn: float | None = distance()
     lstm: float | None = distance()
     critic: float | None = distance()
     epoch: int = within(0)
+    calibrate: int = within(0)
+    colors: Literal["weights", "activations"]
+    distill: int = within(0)
+    max_kl: float | None = within(0)
+    target_params: float | None = within(0, 1, " (a part of the parameters)")
+    round_to: int = within(1)
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
+        budget = self.max_kl is not None or self.target_params is not None
+        if self.threshold == "auto" and kinds:
+            raise UserError(f"--collapse auto finds the widths itself: leave --collapse.{kinds[0]} out")
+        if self.threshold == "auto" and not self.calibrate:
+            raise UserError("--collapse auto measures on recorded states: --collapse.calibrate must not be 0")
+        if self.threshold != "auto" and budget:
+            name = "max-kl" if self.max_kl is not None else "target-params"
+            raise UserError(f"--collapse.{name} is a budget of --collapse auto, not of a threshold")
+        if self.colors == "activations" and not self.calibrate:
+            raise UserError("--collapse.colors activations needs states: --collapse.calibrate must not be 0")
+        if self.distill and not self.calibrate:
+            raise UserError("--collapse.distill needs states: --collapse.calibrate must not be 0")
 
     def thresholds(self) -> dict[str, float]:
-        """Each kind's own threshold, else the one: {"linear": 0.3, "cnn": 0.3, "lstm": 0.5, ...}."""
-        kinds = {"linear": self.linear, "cnn": self.cnn, "lstm": self.lstm, "critic": self.critic}
-        return {kind: self.threshold if own is None else own for kind, own in kinds.items()}
+        """Each kind's own threshold, else the one: {"linear": 0.3, "cnn": 0.3, "lstm": 0.5, ...}.
+
+        0.3 in place of auto, for what only counts fibers.
+        """
+        one = 0.3 if self.threshold == "auto" else self.threshold
+        return {kind: one if getattr(self, kind) is None else getattr(self, kind) for kind in KINDS}
+
+    def budget(self) -> dict[str, float]:
+        """What a search may cost; 0.01 nats where nothing is said."""
+        named = {"max_kl": self.max_kl, "target_params": self.target_params}
+        return {name: bound for name, bound in named.items() if bound is not None} or {"max_kl": 0.01}
 
 
 @dataclass(frozen=True, kw_only=True)

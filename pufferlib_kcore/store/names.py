@@ -15,7 +15,10 @@ METTA_ROLES = ("base", "ablationsrandom", "scratch")
 
 _VALUE = r"(?:\d\d|\d+p\d+)"  # '03' is 0.3; '0p25' is 0.25
 _BY_KIND = r"(?:def|lin|cnn|lstm|crit)"
-_FOLDER = re.compile(rf"collapsed_model_thr_({_VALUE}|{_BY_KIND}{_VALUE}(?:_{_BY_KIND}{_VALUE})*)_(\d{{6,}})")
+_TAG = rf"{_VALUE}|{_BY_KIND}{_VALUE}(?:_{_BY_KIND}{_VALUE})*"
+_NUMBER_TAG = r"\d+(?:p\d+)?"
+_BUDGET = rf"(?:kl{_NUMBER_TAG})?_?(?:params{_NUMBER_TAG})?"
+_FOLDER = re.compile(rf"collapsed_model_(?:(thr|act)_({_TAG})|auto_({_BUDGET}))_(\d{{6,}})")
 _MODEL = re.compile(r"model_(\d{6,})(_collapsed)?(\.state)?\.pt")
 _RUN = re.compile(r"(.+)-([0-9a-f]{8})")
 _METTA_CHECKPOINT = re.compile(r"(.+)__e(\d+)__s(\d+)__t(\d+)__sc(\d+)\.pt")
@@ -95,8 +98,9 @@ def _decimal(value: float) -> str:
 
 
 class CollapseName(NamedTuple):
-    thresholds: float | dict[str, float]
+    thresholds: float | dict[str, float] | None  # None: found by a search
     epoch: int
+    colors: str = "weights"  # what the thresholds are of
 
 
 class ModelName(NamedTuple):
@@ -110,12 +114,24 @@ class RunName(NamedTuple):
     id: str  # eight hexadecimal digits
 
 
-def collapse_folder(thresholds: Thresholds, epoch: int) -> str:
+def collapse_folder(thresholds: Thresholds, epoch: int, colors: str = "weights") -> str:
     """
-    >>> collapse_folder(0.3, 51)
-    'collapsed_model_thr_03_000051'
+    >>> collapse_folder(0.3, 51), collapse_folder(0.3, 51, "activations")
+    ('collapsed_model_thr_03_000051', 'collapsed_model_act_03_000051')
     """
-    return f"collapsed_model_thr_{threshold_tag(thresholds)}_{epoch:06d}"
+    kind = {"weights": "thr", "activations": "act"}[colors]
+    return f"collapsed_model_{kind}_{threshold_tag(thresholds)}_{epoch:06d}"
+
+
+def search_folder(budget: Mapping[str, float], epoch: int) -> str:
+    """The folder of a collapse found by a search within max_kl, target_params or both.
+
+    >>> search_folder({"max_kl": 0.01, "target_params": 0.2}, 51)
+    'collapsed_model_auto_kl0p01_params0p2_000051'
+    """
+    names = {"max_kl": "kl", "target_params": "params"}
+    tags = [tag + _decimal(budget[name]).replace(".", "p") for name, tag in names.items() if name in budget]
+    return f"collapsed_model_auto_{'_'.join(tags)}_{epoch:06d}"
 
 
 def parse_collapse_folder(name: str) -> CollapseName | None:
@@ -123,8 +139,12 @@ def parse_collapse_folder(name: str) -> CollapseName | None:
     match = _FOLDER.fullmatch(name)
     if not match:
         return None
+    kind, thresholds, budget, epoch = match.groups()
+    if kind is None:
+        return CollapseName(None, int(epoch)) if budget else None
     try:
-        return CollapseName(parse_threshold_tag(match[1]), int(match[2]))
+        colors = "weights" if kind == "thr" else "activations"
+        return CollapseName(parse_threshold_tag(thresholds), int(epoch), colors)
     except UserError:
         return None
 

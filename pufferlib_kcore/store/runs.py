@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -150,9 +150,15 @@ class Run:
 
     # --- collapse --------------------------------------------------------------------------------
 
-    def collapse_folder(self, thresholds: names.Thresholds, epoch: int) -> "CollapseFolder":
+    def collapse_folder(
+        self, thresholds: names.Thresholds, epoch: int, colors: str = "weights"
+    ) -> "CollapseFolder":
         """Where the collapse of this run's checkpoint at epoch belongs; nothing is made on disk."""
-        return CollapseFolder(self.path / names.collapse_folder(thresholds, epoch))
+        return CollapseFolder(self.path / names.collapse_folder(thresholds, epoch, colors))
+
+    def search_folder(self, budget: Mapping[str, float], epoch: int) -> "CollapseFolder":
+        """The same for a collapse that a search within a budget finds."""
+        return CollapseFolder(self.path / names.search_folder(budget, epoch))
 
     def collapses(self) -> list["CollapseFolder"]:
         """The collapse folders in this run, by name."""
@@ -215,7 +221,7 @@ class CollapseFolder:
         return self._name.epoch
 
     @property
-    def thresholds(self) -> float | dict[str, float]:
+    def thresholds(self) -> float | dict[str, float] | None:
         return self._name.thresholds
 
     @property
@@ -229,6 +235,11 @@ class CollapseFolder:
     @property
     def fibers_path(self) -> Path:
         return self.path / "fibers.pkl"
+
+    @property
+    def frontier_path(self) -> Path:
+        """Sizes and divergences on the way of a search; the figure beside it ends in .png."""
+        return self.path / "frontier.csv"
 
     @property
     def source(self) -> Run:

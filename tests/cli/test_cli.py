@@ -13,7 +13,8 @@ import psutil
 import pytest
 import torch
 
-from pufferlib_kcore import store
+from pufferlib_kcore import graph, store
+from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.store import checkpoints
 
 REPO = Path(__file__).resolve().parents[2]
@@ -323,3 +324,63 @@ def test_autotune_writes_what_the_next_run_reads(tmp_path):
     envs = int(re.search(r"num_envs = (\d+)", chosen)[1])
     status, out, _ = demo(tmp_path, "--env", "cartpole", "--help")
     assert re.search(rf"num-envs.*\n?.*default: {envs};", out)
+
+
+def test_auto_collapse_is_smaller_and_nearer_than_the_published_recipe(trained):
+    run = store.newest_run(trained / "experiments", "cartpole")
+    budget = "--collapse auto --collapse.target-params 0.2 --collapse.calibrate 512 --collapse.epoch 4"
+    code, out, err = demo(trained, "--mode", "collapse", "--exp-id", run.exp_id, *budget.split())
+    assert code == 0 and err == "", err
+    folder = store.CollapseFolder(run.path / "collapsed_model_auto_params0p2_000004")
+    assert folder.model_path.is_file() and folder.state_path.is_file() and folder.thresholds is None
+    lines = folder.frontier_path.read_text().splitlines()
+    assert lines[0].startswith("size,params,kl,value_error,policy.encoder,recurrent")
+    assert float(lines[-1].split(",")[0]) <= 0.2
+    assert folder.frontier_path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    kl = float(re.search(r"KL (\S+) nats", out)[1])
+    original = restore(run.model_path(4))
+    recipe = max(
+        (
+            graph.collapse(original.policy, original.example_inputs, t, published=True)
+            for t in (1.0, 1.2, 1.5)
+        ),
+        key=lambda found: (
+            found.report.params_after * (found.report.params_after < 0.2 * found.report.params_before)
+        ),
+    )
+    seen = [(torch.randn(8, 20, 4, generator=torch.Generator().manual_seed(0)) * 0.1, None)]
+    assert kl < graph.divergence(original.policy, recipe.policy, seen, recipe.network, recipe.merges).kl
+    code, out, err = demo(trained, "--mode", "report", "--exp-id", run.exp_id)
+    assert code == 0 and err == "", err
+
+
+def test_activations_and_no_calibration_have_their_places(trained):
+    run = store.newest_run(trained / "experiments", "cartpole")
+    common = ["--mode", "collapse", "--exp-id", run.exp_id, "--collapse", "0.1", "--collapse.epoch", "4"]
+    activations = "--collapse.colors activations --collapse.calibrate 256 --collapse.distill 3".split()
+    code, out, err = demo(trained, *common, *activations)
+    assert code == 0 and err == "", err
+    assert "recorded 256 states" in out and (run.path / "collapsed_model_act_01_000004/fibers.pkl").is_file()
+    code, out, err = demo(trained, *common, "--collapse.calibrate", "0")
+    assert code == 0 and "recorded" not in out, err
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--collapse auto --collapse.lstm 0.3", "leave --collapse.lstm out"),
+        ("--collapse auto --collapse.calibrate 0", "must not be 0"),
+        ("--collapse 0.3 --collapse.max-kl 0.1", "a budget of --collapse auto"),
+        ("--collapse auto --collapse.target-params 1.5", "from 0 to 1"),
+        ("--collapse auto --collapse.target-params 0", "above 0"),
+        ("--collapse automatic", "did you mean auto?"),
+        ("--collapse 0.3 --collapse.colors weight", "did you mean weights?"),
+        ("--collapse 0.3 --collapse.calibrate -1", "at least 0"),
+    ],
+)
+def test_a_mistaken_budget_gets_one_sentence_and_writes_nothing(trained, words, said):
+    run = store.newest_run(trained / "experiments", "cartpole")
+    before = sorted(run.path.iterdir())
+    code, out, err = demo(trained, "--mode", "collapse", "--exp-id", run.exp_id, *words.split())
+    assert code != 0 and said in err and len(err.splitlines()) == 1, err
+    assert sorted(run.path.iterdir()) == before

@@ -22,7 +22,7 @@ def test_one_threshold_comes_back_exactly():
     for threshold in some_thresholds(random.Random(0)):
         for epoch in (0, 51, 999999, 1234567):
             name = names.collapse_folder(threshold, epoch)
-            assert names.parse_collapse_folder(name) == (threshold, epoch), name
+            assert names.parse_collapse_folder(name)[:2] == (threshold, epoch), name
 
 
 def test_thresholds_by_kind_come_back_exactly_whatever_kinds_are_given():
@@ -32,7 +32,7 @@ def test_thresholds_by_kind_come_back_exactly_whatever_kinds_are_given():
         kinds = rng.sample(["default", *KINDS], rng.randint(1, 5))
         thresholds = {kind: rng.choice(values) for kind in kinds}
         name = names.collapse_folder(thresholds, 51)
-        assert names.parse_collapse_folder(name) == (thresholds, 51), name
+        assert names.parse_collapse_folder(name)[:2] == (thresholds, 51), name
 
 
 def test_different_thresholds_have_different_names():
@@ -142,3 +142,18 @@ def test_metta_runs_and_their_controls_come_back():
     assert names.parse_metta_run("t1") is None
     with pytest.raises(UserError, match="expected one of base"):
         names.metta_run(names.MettaRun("t1", 340, "control", 0.7, 0.5, 1.0, 0.8))
+
+
+@pytest.mark.parametrize(
+    "budget", [{"max_kl": 0.01}, {"target_params": 0.2}, {"max_kl": 1.0, "target_params": 1}]
+)
+def test_what_a_search_found_has_a_folder_of_its_own(budget):
+    name = names.search_folder(budget, 51)
+    assert names.parse_collapse_folder(name) == (None, 51, "weights")
+    assert len({name, names.collapse_folder(0.3, 51), names.collapse_folder(0.3, 51, "activations")}) == 3
+
+
+def test_a_folder_says_what_its_thresholds_are_of():
+    name = names.collapse_folder({"lstm": 0.25}, 7, "activations")
+    assert names.parse_collapse_folder(name) == ({"lstm": 0.25}, 7, "activations")
+    assert names.parse_collapse_folder("collapsed_model_auto__000051") is None

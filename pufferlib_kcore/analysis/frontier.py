@@ -1,0 +1,42 @@
+"""Frontier: the sizes and divergences that a search passed through, as a table and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+LEAST = 1e-8  # nats, drawn in place of less
+
+
+def to_csv(points: Sequence[dict[str, Any]]) -> str:
+    """A line a point: size, params, kl, value_error, and the width of each space."""
+    rows = [{**{k: v for k, v in point.items() if k != "widths"}, **point["widths"]} for point in points]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def figure(points: Sequence[dict[str, Any]], title: str) -> Figure:
+    """KL and value error over the part of the parameters that is left; the last point is the one taken."""
+    drawn = Figure(figsize=(6, 4), layout="constrained")
+    axes = drawn.subplots()
+    sizes = [point["size"] for point in points]
+    for key, color, label in (("kl", "#d1495b", "KL, nats"), ("value_error", "#2f5d9b", "value error")):
+        values = [max(point[key], LEAST) for point in points]
+        axes.plot(sizes, values, "o-", color=color, ms=3, label=label)
+        axes.plot(sizes[-1:], values[-1:], "o", color=color, ms=10, fillstyle="none")
+    axes.set(xscale="log", yscale="log", xlabel="parameters kept", ylabel="on states not calibrated on")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    axes.xaxis.set_minor_formatter(PercentFormatter(1, decimals=0))
+    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return drawn

@@ -1,0 +1,291 @@
+"""Calibration: what is recorded is what layers compute; refits are exact where a smaller policy can be."""
+
+import numpy as np
+import pufferlib.models
+import pytest
+import torch
+from planted import ATARI, assert_same, episodes, lifted, nature, play, random_, screens
+from torch import nn
+
+from pufferlib_kcore import graph
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.graph.calibration import readers_of, smaller_inputs
+from pufferlib_kcore.graph.nested import tensors_in
+from pufferlib_kcore.graph.network import network_of
+from pufferlib_kcore.graph.recording import ROWS, Recorder
+
+pytestmark = pytest.mark.usefixtures("exact")
+
+
+def x(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+LAYERS = {
+    "linear": (nn.Linear(3, 4), (x(5, 2, 3),)),
+    "linear without bias": (nn.Linear(3, 4, bias=False), (x(5, 3),)),
+    "conv1d": (nn.Conv1d(3, 4, 3, stride=2, padding=1), (x(5, 3, 12),)),
+    "conv1d of one": (nn.Conv1d(3, 4, 3), (x(3, 12),)),
+    "conv2d": (nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(2, 1)), (x(5, 3, 12, 9),)),
+    "conv3d": (nn.Conv3d(2, 4, (3, 2, 1)), (x(5, 2, 6, 7, 8),)),
+    "many places": (nn.Conv2d(1, 2, 1), (x(3, 1, 80, 80),)),
+    "lstm": (nn.LSTM(3, 4, 2), (x(5, 2, 3),)),
+    "lstm, batch first": (nn.LSTM(3, 4, 2, batch_first=True), (x(5, 2, 3),)),
+    "lstm with state": (nn.LSTM(3, 4), (x(5, 2, 3), (x(1, 2, 4), x(1, 2, 4, seed=1)))),
+    "gru": (nn.GRU(3, 4, 2), (x(5, 2, 3),)),
+    "rnn": (nn.RNN(3, 4, 2, nonlinearity="relu", bias=False), (x(5, 3),)),
+    "lstm cell": (nn.LSTMCell(3, 4), (x(5, 3),)),
+    "gru cell": (nn.GRUCell(3, 4), (x(5, 3),)),
+    "rnn cell": (nn.RNNCell(3, 4), (x(5, 3), x(5, 4))),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_call_holds_what_a_layer_read_and_computed(name):
+    layer, inputs = LAYERS[name]
+    layer = layer.double()
+    out, calls = Recorder(layer).run("forward", inputs)
+    for found, expected in zip(tensors_in(out), tensors_in(layer(*inputs)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    parameters = dict(layer.named_parameters())
+    assert {n for call in calls for n in (*call.weights, *call.biases)} == parameters.keys()
+    for call in calls:
+        z = sum(i @ parameters[w].flatten(1).T for i, w in zip(call.inputs, call.weights, strict=True))
+        z = z + sum(parameters[bias] for bias in call.biases)
+        torch.testing.assert_close(z, call.targets, rtol=1e-12, atol=1e-12)
+        assert len(call.targets) <= ROWS
+
+
+def test_a_run_for_one_layer_ends_with_it():
+    policy = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(5, 2)).double()
+    calls = Recorder(policy, ("1.weight",)).run_for("forward", (x(6, 3),), 1)
+    assert [call.weights for call in calls] == [("1.weight",)]
+
+
+def recorded(seed=3):
+    """Stretches of screens, (B, T, ..), the state zero at their start."""
+    return [(screens(4, 6, seed=seed + i), None) for i in range(40)]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_lifted_policy_needs_no_refit(layers):
+    """Where merging is exact, calibration changes nothing: the same policy, to rounding."""
+    base, inputs = nature(layers=layers)
+    large, _ = lifted(base, inputs)
+    plain = graph.collapse(large, inputs, 0)
+    fitted = graph.collapse(large, inputs, 0, calibrate=recorded()[:4])
+    for one, other in zip(plain.policy.parameters(), fitted.policy.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_activations_find_a_lifted_policys_base_or_less_and_it_computes_the_same(layers):
+    base, inputs = nature(layers=layers)
+    large, _ = lifted(base, inputs)
+    found = graph.collapse(large, inputs, 1e-9, calibrate=recorded(), colors="activations")
+    for space in graph.spaces(base, inputs).rows:
+        assert found.widths[space["space"]] <= space["units"]
+    assert found.report.params_after <= sum(p.numel() for p in base.parameters())
+    with torch.no_grad():
+        assert_same(play(found.policy, episodes()), play(large, episodes()), 1e-3)
+    assert graph.divergence(large, found.policy, recorded(99), found.network, found.merges).kl < 1e-6
+
+
+def test_linear_dependence_is_found_that_no_two_neurons_show():
+    """A neuron that is the sum of two others', where nothing bends in between: its readers take it over."""
+    policy = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)).double()
+    with torch.no_grad():
+        policy[0].weight[4] = policy[0].weight[0] + policy[0].weight[1]
+    data = [(x(200, 6),)]
+    assert graph.collapse(policy, data[0], 1e-6).widths["0"] == 5
+    found = graph.collapse(policy, data[0], 1e-6, calibrate=data, colors="activations")
+    assert found.widths["0"] == 4
+    torch.testing.assert_close(found.policy(*data[0]), policy(*data[0]), rtol=1e-3, atol=1e-4)
+
+
+class Mlp(nn.Module):
+    def __init__(self, width=32):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, width), nn.Tanh(), nn.Linear(width, width), nn.ReLU())
+        self.actor, self.critic = nn.Linear(width, 3), nn.Linear(width, 1)
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.actor(h), self.critic(h)
+
+
+def test_a_refit_is_nearer_than_no_refit_and_activations_nearer_than_weights():
+    policy, data, others = random_(Mlp()), [(x(600, 5),)], [(x(600, 5, seed=1),)]
+
+    def kl(found):
+        return graph.divergence(policy, found.policy, others, found.network, found.merges).kl
+
+    merged = graph.collapse(policy, data[0], 0.6)
+    fitted = graph.collapse(policy, data[0], 0.6, calibrate=data)
+    assert fitted.widths == merged.widths and merged.widths["body.0"] < 32
+    assert kl(fitted) < kl(merged) / 2
+    size = merged.report.params_after / merged.report.params_before
+    found = graph.search(policy, data[0], data, others, target_params=size).collapse
+    assert found.report.params_after <= merged.report.params_after and kl(found) < kl(fitted)
+
+
+def test_a_refit_is_the_least_squares_solution():
+    """Two routes: the engine's refit of the last layer, and lstsq on what the smaller policy gives it."""
+    policy, data = random_(Mlp()), [(x(600, 5),), (x(300, 5, seed=1),)]
+    found = graph.collapse(policy, data[0], 0.6, calibrate=data)
+    with torch.no_grad():
+        h = torch.cat([found.policy.body(*inputs) for inputs in data])
+        h = torch.cat([h, torch.ones(len(h), 1)], 1)
+        wanted = torch.cat([policy(*inputs)[0] for inputs in data])
+        best = h @ torch.linalg.lstsq(h, wanted, driver="gelsd").solution
+        got = torch.cat([found.policy(*inputs)[0] for inputs in data])
+    assert (got - wanted).square().sum() == pytest.approx(float((best - wanted).square().sum()), rel=1e-3)
+    torch.testing.assert_close(got, best, rtol=1e-2, atol=1e-2)
+
+
+def test_layers_of_one_lstm_stay_equally_wide_and_round_to_rounds():
+    base, inputs = nature(layers=2)
+    found = graph.collapse(base, inputs, 0.2, calibrate=recorded()[:6], colors="activations", round_to=4)
+    assert found.widths["recurrent.l0"] == found.widths["recurrent.l1"]
+    assert all(width % 4 == 0 for name, width in found.widths.items() if found.reasons[name] != "output")
+    weights = graph.collapse(base, inputs, 0.9, round_to=8)
+    units = {row["space"]: row["units"] for row in weights.report.rows}
+    for name, width in weights.widths.items():
+        assert width % 8 == 0 or width == units[name] or weights.reasons[name] == "output"
+    with torch.no_grad():
+        found.policy(*inputs)
+
+
+def test_state_given_to_the_smaller_policy_is_that_of_the_units_it_kept():
+    base, inputs = nature()
+    state = (x(1, 2, 20), x(1, 2, 20, seed=1))
+    found = graph.collapse(base, inputs, 0.3, calibrate=[(inputs[0], state)], colors="activations")
+    (cut,) = smaller_inputs(base, [(inputs[0], state)], found.network, found.merges, "forward")
+    kept = np.flatnonzero(found.merges["recurrent"].pick)
+    labels = found.fibers["recurrent"][kept]
+    torch.testing.assert_close(cut[1][0][..., labels], state[0][..., kept])
+    assert cut[0] is not inputs[0] and torch.equal(cut[0], inputs[0])
+
+
+def test_readers_see_covariances_place_by_place():
+    """What a linear layer reads of channels flattened before it: each place's own mean is taken off."""
+    policy = pufferlib.models.Convolutional(ATARI, framestack=1, flat_size=256, hidden_size=8, output_size=8)
+    policy = random_(policy)
+    inputs = (screens(30),)
+    reader = readers_of(policy, network_of(policy, inputs), [inputs], "forward")["network.4"][0]
+    with torch.no_grad():
+        seen = policy.network[:6](inputs[0].double() / 255).flatten(2)  # (30, 64, 4)
+    expected = sum(torch.cov(seen[:, :, place].T, correction=0) for place in range(4))
+    torch.testing.assert_close(reader.covariance, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_search_keeps_its_budget_and_its_frontier_falls():
+    policy, data, others = random_(Mlp()), [(x(600, 5),)], [(x(400, 5, seed=1),)]
+    for budget in ({"target_params": 0.3}, {"max_kl": 0.01}, {"target_params": 0.05, "max_kl": 0.01}):
+        found = graph.search(policy, data[0], data, others, **budget)
+        sizes = [point.size for point in found.frontier]
+        assert sizes == sorted(sizes, reverse=True)
+        last = found.frontier[-1]
+        assert (
+            last.params
+            == found.collapse.report.params_after
+            == sum(p.numel() for p in found.collapse.policy.parameters())
+        )
+        assert last.widths.items() <= found.collapse.widths.items() | last.widths.items()
+        apart = graph.divergence(
+            policy, found.collapse.policy, others, found.collapse.network, found.collapse.merges
+        )
+        assert apart.kl == pytest.approx(last.kl, rel=1e-6, abs=1e-12)
+        if "max_kl" in budget:
+            assert last.kl <= budget["max_kl"]
+        else:
+            assert last.size <= 0.3
+
+
+@pytest.mark.parametrize(
+    "budget", [{}, {"target_params": 0}, {"target_params": 1.1}, {"max_kl": -1}, {"max_kl": float("nan")}]
+)
+def test_a_search_without_a_sensible_budget_is_refused(budget):
+    policy, data = random_(Mlp()), [(x(10, 5),)]
+    with pytest.raises(UserError):
+        graph.search(policy, data[0], data, data, **budget)
+
+
+def test_distillation_never_leaves_a_policy_farther_off():
+    policy, data, others = random_(Mlp()), [(x(400, 5),)], [(x(400, 5, seed=1),)]
+    found = graph.search(policy, data[0], data, others, target_params=0.1).collapse
+    taught = graph.distill(policy, found, data, others, steps=50)
+
+    def kl(collapse):
+        return graph.divergence(policy, collapse.policy, others, found.network, found.merges).kl
+
+    assert kl(taught) < kl(found)
+    assert kl(graph.distill(policy, found, data, others, steps=0)) == kl(found)
+
+
+def test_divergence_is_that_of_torch_and_zero_of_itself():
+    policy, data = random_(Mlp()), [(x(50, 5),)]
+    same = graph.collapse(policy, data[0], 0)
+    assert graph.divergence(policy, same.policy, data, same.network, same.merges).kl < 1e-12
+    found = graph.collapse(policy, data[0], 0.9)
+    apart = graph.divergence(policy, found.policy, data, found.network, found.merges)
+    p, q = policy(*data[0])[0].softmax(-1), found.policy(*data[0])[0].softmax(-1)
+    assert apart.kl == pytest.approx(float((p * (p / q).log()).sum(-1).mean().detach()))
+    mean = p.mean(0)
+    assert apart.look == pytest.approx(float((p * (p / mean).log()).sum(-1).mean().detach()))
+    v, w = policy(*data[0])[1].detach(), found.policy(*data[0])[1].detach()
+    assert apart.value_error == pytest.approx(float((v - w).square().mean() / v.var()))
+
+
+@pytest.mark.parametrize("by", ["random", "l1"])
+def test_ablation_keeps_units_as_they_are(by):
+    policy, inputs = random_(Mlp()), (x(7, 5),)
+    widths = {"body.0": 5, "body.2": 9}
+    found = graph.ablate(policy, inputs, widths, by=by, generator=torch.Generator().manual_seed(1))
+    assert {name: found.widths[name] for name in widths} == widths
+    kept = {name: np.flatnonzero(found.merges[name].pick) for name in widths}
+    torch.testing.assert_close(found.policy.body[0].weight, policy.body[0].weight[kept["body.0"]])
+    torch.testing.assert_close(
+        found.policy.body[2].weight, policy.body[2].weight[kept["body.2"]][:, kept["body.0"]]
+    )
+    if by == "l1":
+        sums = policy.body[0].weight.abs().sum(1) + policy.body[0].bias.abs()
+        assert set(kept["body.0"]) == set(sums.argsort(descending=True)[:5].tolist())
+    whole = graph.ablate(policy, inputs, {"body.0": 32, "body.2": 32}, by=by)
+    assert_same(whole.policy(*inputs), policy(*inputs))
+
+
+def test_what_is_ablated_of_dead_units_computes_the_same():
+    policy, inputs = random_(Mlp()), (x(7, 5),)
+    with torch.no_grad():
+        policy.body[2].weight[:, 10:] = 0
+        policy.body[0].weight[10:] = policy.body[0].bias[10:] = 0
+    found = graph.ablate(policy, inputs, {"body.0": 10}, by="l1")
+    assert_same(found.policy(*inputs), policy(*inputs))
+
+
+def test_from_scratch_inputs_to_units_vary_as_at_full_size():
+    fresh, inputs = random_(Mlp(400)), (x(500, 5),)
+    found = graph.reinitialize(
+        fresh, inputs, {"body.0": 100, "body.2": 100}, generator=torch.Generator().manual_seed(0)
+    )
+    assert found.widths["body.0"] == found.widths["body.2"] == 100
+    with torch.no_grad():
+        before = (fresh.body[2].weight @ fresh.body[:2](*inputs).T).std()
+        after = (found.policy.body[2].weight @ found.policy.body[:2](*inputs).T).std()
+    assert float(after / before) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("widths", [{"body.1": 3}, {"body.0": 0}, {"body.0": 33}, {"actor": 2}])
+def test_widths_that_cannot_be_are_refused(widths):
+    with pytest.raises(UserError):
+        graph.ablate(random_(Mlp()), (x(7, 5),), widths)
+
+
+def test_macs_of_an_lstm_are_counted():
+    base, inputs = nature(input_size=24, hidden=20)
+    found = graph.collapse(base, inputs, 0)
+    conv = 32 * 100 * 64 + 64 * 16 * 32 * 16 + 64 * 4 * 64 * 9
+    one = conv + 256 * 24 + 4 * 20 * (24 + 20) + 20 * 7
+    assert found.report.macs_before == 2 * one  # two screens
+    assert found.report.macs_after == found.report.macs_before

@@ -1,0 +1,55 @@
+"""Record: every state once, stretches of episodes whole, with the state that the policy had there."""
+
+import torch
+from worlds import Countdown
+
+from pufferlib_kcore.policies import build, noise_inputs, spec_from
+from pufferlib_kcore.training.record import record
+
+
+def policy_of(vec, rnn):
+    torch.manual_seed(0)
+    spaces = vec.single_observation_space, vec.single_action_space
+    return build(spec_from(None, "Policy", rnn, {"hidden_size": 8}, {}, *spaces))
+
+
+def test_a_feed_forward_policy_gets_all_observations():
+    vec = Countdown([3, 5])
+    seen = record(policy_of(vec, None), vec, 0, 20)
+    assert sum(len(obs) for (obs,) in seen) == 20
+    assert {int(n) for (obs,) in seen for n in obs[:, 0]} == {0, 1}
+
+
+def test_a_recurrent_policy_gets_stretches_that_lie_within_episodes_and_continue_its_own_state():
+    vec = Countdown([3, 5])
+    policy = policy_of(vec, "Recurrent")
+    seen = record(policy, vec, 0, 24)
+    assert sum(obs.shape[0] * obs.shape[1] for obs, _ in seen) == 24
+    for obs, (h, c) in seen:
+        assert (obs[:, :, 1] == obs[:, :1, 1]).all()  # one episode
+        assert (obs[:, 1:, 2] == obs[:, :-1, 2] + 1).all()  # step by step
+        assert h.shape == c.shape == (1, len(obs), 8) and not h.any()  # from the episode's start
+
+
+def test_made_up_observations_lie_within_their_space_and_depend_on_the_seed_alone():
+    import gymnasium
+    import numpy as np
+
+    for low, high, shape, dtype in ((-1, 1, (7,), np.float32), (0, 255, (4, 44, 44), np.uint8)):
+        space = gymnasium.spaces.Box(low, high, shape, dtype)
+        spec = spec_from(
+            None if dtype == np.float32 else "atari",
+            "Policy",
+            "Recurrent",
+            {},
+            {},
+            space,
+            gymnasium.spaces.Discrete(3),
+        )
+        seen = noise_inputs(spec, 512, seed=3)
+        for obs, state in seen:
+            assert state is None and obs.shape[2:] == shape and space.contains(obs[0, 0].numpy())
+        assert sum(obs.shape[0] * obs.shape[1] for obs, _ in seen) >= 512
+        assert all(
+            torch.equal(a[0], b[0]) for a, b in zip(seen, noise_inputs(spec, 512, seed=3), strict=True)
+        )
