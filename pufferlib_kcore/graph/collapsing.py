@@ -114,10 +114,8 @@ def finish(
     if calibrate and merged:
         refit(smaller, network, merged, Targets(policy, calibrate, method))
     reasons = {space.name: space.whole or (notes or {}).get(space.name) for space in network.spaces}
-    macs = (
-        count_macs(policy, example_inputs, method),
-        count_macs(smaller, *smaller_inputs(policy, [example_inputs], network, merged, method), method),
-    )
+    (cut,) = smaller_inputs(policy, [example_inputs], network, merged, method)
+    macs = count_macs(policy, example_inputs, method), count_macs(smaller, cut, method)
     report = make_report(network, policy, smaller, widths, reasons, macs)
     kinds = {space.name: space.kind for space in network.spaces}
     fibers = {name: merge.labels for name, merge in merges.items()}
