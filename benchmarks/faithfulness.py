@@ -6,6 +6,7 @@
     python benchmarks/faithfulness.py show                 # tables and figure, in benchmarks/faithfulness
 
 Sizes are parts of the parameters: each method gets the most parameters that it can use within the size.
+Retraining falls from a fifth of the task's learning rate to 0 over its steps, for every method alike.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ import copy
 import json
 import subprocess
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from scipy import stats
+from torch import Tensor, nn
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
@@ -36,7 +41,8 @@ ignore_pynvml()
 from pufferlib_kcore import environments, graph, policies, settings  # noqa: E402
 from pufferlib_kcore.cli import train as trainer  # noqa: E402
 from pufferlib_kcore.environments import vector  # noqa: E402
-from pufferlib_kcore.errors import UserError  # noqa: E402
+from pufferlib_kcore.graph.nested import tensors_in  # noqa: E402
+from pufferlib_kcore.graph.rebuild import solve_widths  # noqa: E402
 from pufferlib_kcore.policies.restore import Restored, restore  # noqa: E402
 from pufferlib_kcore.store import Run, checkpoints, provenance  # noqa: E402
 from pufferlib_kcore.training.evaluate import play  # noqa: E402
@@ -45,6 +51,7 @@ from pufferlib_kcore.training.trainer import Start  # noqa: E402
 
 OUT = REPO / "benchmarks/faithfulness"
 SIZES = (0.5, 0.2, 0.1, 0.05, 0.03)
+CALIBRATE, HELD_OUT, TEST, PLAY = range(1, 5)  # seeds
 SMALL_STEPS = "--vec serial --train.threads 1 --base.rnn-name Recurrent "
 TASKS = {  # name: (arguments of training, steps of retraining, episodes of a return)
     "cartpole": (SMALL_STEPS + "--env cartpole --train.total-timesteps 204800", 40_960, 32),
@@ -66,7 +73,11 @@ TASKS = {  # name: (arguments of training, steps of retraining, episodes of a re
         32,
     ),
 }
+RETRAIN_RATE = 0.2  # of the learning rate that the policy was trained at
 RETRAINED = ("published recipe", "activations", "auto", "random ablation")
+
+
+ORIGINAL = "original"
 
 
 @dataclass(eq=False)
@@ -100,18 +111,19 @@ class Case:
 
     def returns(self, policy: nn.Module, episodes: int) -> tuple[float, float]:
         """Mean return of whole episodes, actions drawn as in training, and half its 95% interval."""
-        vec = self.envs(16, 4)
+        vec = self.envs(16, PLAY)
         try:
-            found = play(policy, vec, 4, episodes).returns
+            found = play(policy, vec, PLAY, episodes).returns
         finally:
             vec.close()
-        return float(found.mean()), float(1.96 * found.std(ddof=1) / len(found) ** 0.5)
+        return float(found.mean()), float(stats.t.ppf(0.975, len(found) - 1) * stats.sem(found))
 
 
 def case_of(run: Run) -> Case:
     case = Case(restore(run.latest()[1]), [], [], [])
     case.policy.eval()
-    case.calibrate, case.held_out, case.test = case.seen(1, 4096), case.seen(2, 2048), case.seen(3, 4096)
+    case.calibrate, case.held_out = case.seen(CALIBRATE, 4096), case.seen(HELD_OUT, 2048)
+    case.test = case.seen(TEST, 4096)
     return case
 
 
@@ -119,19 +131,23 @@ def size_of(case: Case, policy: nn.Module) -> float:
     return sum(p.numel() for p in policy.parameters()) / sum(p.numel() for p in case.policy.parameters())
 
 
-def by_threshold(
-    case: Case, size: float, collapse: Callable[[float], graph.Collapse]
-) -> graph.Collapse | None:
-    """The largest collapse within the size: thresholds bisected."""
-    low, high, best = 0.0, 2.0, None
-    for _ in range(12):
-        middle = (low + high) / 2
-        found = collapse(middle)
-        if size_of(case, found.policy) <= size:
-            high, best = middle, found
-        else:
-            low = middle
-    return best
+@cache
+def sizes_by_threshold(case: Case, published: bool) -> dict[float, float]:
+    """Threshold -> size, colored by weights; all, since sizes do not always fall as thresholds rise."""
+    thresholds = np.linspace(0, 2, 401).tolist()
+    return {
+        t: size_of(case, graph.collapse(case.policy, case.inputs, t, published=published).policy)
+        for t in thresholds
+    }
+
+
+def by_weights(case: Case, size: float, published: bool, calibrate: list[tuple]) -> graph.Collapse | None:
+    """The largest collapse within the size."""
+    sizes = sizes_by_threshold(case, published)
+    threshold = max((t for t in sizes if sizes[t] <= size), key=sizes.__getitem__, default=None)
+    if threshold is None:
+        return None
+    return graph.collapse(case.policy, case.inputs, threshold, published=published, calibrate=calibrate)
 
 
 def by_widths(
@@ -150,23 +166,36 @@ def by_widths(
     return best
 
 
+def original(case: Case) -> graph.Collapse:
+    """Nothing merged."""
+    return graph.ablate(case.policy, case.inputs, {})
+
+
 def published(case: Case, size: float) -> graph.Collapse | None:
-    return by_threshold(case, size, lambda t: graph.collapse(case.policy, case.inputs, t, published=True))
+    return by_weights(case, size, True, [])
 
 
 def weights(case: Case, size: float) -> graph.Collapse | None:
-    found = by_threshold(case, size, lambda t: graph.collapse(case.policy, case.inputs, t))
-    threshold = found and next(iter(found.thresholds.values()))
-    return found and graph.collapse(case.policy, case.inputs, threshold, calibrate=case.calibrate)
+    return by_weights(case, size, False, case.calibrate)
 
 
 def activations(case: Case, size: float, calibrate: list[tuple] | None = None) -> graph.Collapse | None:
-    seen = calibrate or case.calibrate
-
-    def collapse(threshold: float) -> graph.Collapse:
-        return graph.collapse(case.policy, case.inputs, threshold, calibrate=seen, colors="activations")
-
-    return by_threshold(case, size, collapse)
+    """The largest collapse within the size: thresholds bisected, more finely near 0."""
+    low, high, best = 0.0, 1.0, None
+    for _ in range(12):
+        middle = (low + high) / 2
+        found = graph.collapse(
+            case.policy,
+            case.inputs,
+            2 * middle**3,
+            calibrate=calibrate or case.calibrate,
+            colors="activations",
+        )
+        if size_of(case, found.policy) <= size:
+            high, best = middle, found
+        else:
+            low = middle
+    return best
 
 
 def noise(case: Case, size: float) -> graph.Collapse | None:
@@ -191,25 +220,55 @@ def ablated(case: Case, size: float, by: str) -> graph.Collapse:
     return by_widths(case, size, controls)
 
 
+class Outputs(nn.Module):
+    """A policy whose output is a list of tensors, the only kind that Torch-Pruning follows."""
+
+    def __init__(self, policy: nn.Module):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, *inputs) -> list[Tensor]:
+        return list(tensors_in(self.policy(*inputs)))
+
+
 def torch_pruning(case: Case, size: float) -> graph.Collapse | None:
-    """Group magnitude pruning, the outputs left whole; tried on a copy, since it stops on LSTMs (1.6.1)."""
+    """Its group magnitude pruning, the same ratio in every layer, outputs whole: the largest within the size.
+
+    As it is, Torch-Pruning stops on each of these policies. It runs with the output made a list of tensors
+    and the sizes that PufferLib's LSTMWrapper keeps mended by hand. LSTMs keep all of their units.
+    """
     try:
         import torch_pruning as tp
+    except ImportError:
+        raise SystemExit("no Torch-Pruning here: pip install torch-pruning, or leave it out") from None
+    heads = {row["space"] for row in graph.spaces(case.policy, case.inputs).rows if row["reason"]}
+    whole = original(case)
 
-        pruned = copy.deepcopy(case.policy)
-        heads = (
-            [m for m in pruned.modules() if isinstance(m, nn.Linear) and m is not pruned.policy.encoder]
-            if hasattr(pruned.policy, "encoder")
-            else [pruned.policy.actor, pruned.policy.value_fn]
-        )
-        importance = tp.importance.GroupMagnitudeImportance(p=2)
-        tp.pruner.MagnitudePruner(
-            pruned, case.inputs, importance=importance, pruning_ratio=1 - size**0.5, ignored_layers=heads
-        ).step()
-        pruned(*case.inputs)
-    except Exception as error:
-        raise UserError(f"Torch-Pruning stops: {type(error).__name__} {error}") from None
-    raise UserError("Torch-Pruning runs here: compare with it by hand")
+    def pruned(ratio: float) -> graph.Collapse:
+        policy = copy.deepcopy(case.policy)
+        raw = [(p, p.ndim - 1) for name, p in policy.named_parameters() if name in heads]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tp.pruner.MagnitudePruner(
+                Outputs(policy),
+                case.inputs,
+                importance=tp.importance.GroupMagnitudeImportance(p=2),
+                pruning_ratio=ratio,
+                ignored_layers=[m for name, m in policy.named_modules() if name in heads],
+                unwrapped_parameters=raw or None,
+            ).step()
+        policy.input_size = policy.recurrent.input_size
+        return replace(whole, policy=policy)
+
+    low, high, best = 0.0, 1.0, None
+    for _ in range(10):
+        middle = (low + high) / 2
+        found = pruned(middle)
+        if size_of(case, found.policy) <= size:
+            high, best = middle, found
+        else:
+            low = middle
+    return best
 
 
 METHODS: dict[str, Callable[[Case, float], graph.Collapse | None]] = {
@@ -235,28 +294,30 @@ def measure(case: Case, found: graph.Collapse, episodes: int) -> dict:
         "look": apart.look,
         "return": mean,
         "ci": half,
-        "widths": found.widths,
+        "widths": solve_widths(found.network, {n: p.shape for n, p in found.policy.named_parameters()}),
     }
 
 
-def retrain(
-    case: Case, run: Run, found: graph.Collapse, steps: int, task: str, size: float, method: str
-) -> dict:
+def retrain(case: Case, run: Run, found: graph.Collapse, steps: int, task: str) -> dict:
     """Train on for so many steps, the optimizer's state carried along; then play whole episodes."""
     epoch, _ = run.latest(with_state=True)
     state = checkpoints.load(run.state_path(epoch), format=checkpoints.STATE)
     optimizer = graph.collapse_optimizer(state["optimizer"], found, case.policy)
-    total = state["agent_steps"] + steps
-    name = f"{task}_{size:g}_{method.replace(' ', '_')}"
-    words = f"{TASKS[task][0]} --exp-id {name} --train.total-timesteps {total}".split()
-    args = settings.load([*words, "--train.data-dir", str(run.path.parent / "retrained")])
-    start = Start(epoch, state["agent_steps"], optimizer)
-    job = trainer.Job(
-        args.settings, args.settings.train.data_dir, None, found.policy, case.restored.spec, start
-    )
-    trainer.fit(job, args)
-    mean, half = case.returns(found.policy.cpu().float(), TASKS[task][2])
-    return {"return": mean, "ci": half, "steps": steps}
+    policy = copy.deepcopy(found.policy)
+    with tempfile.TemporaryDirectory() as folder:
+        rate = run.config()["settings"]["train"]["learning_rate"] * RETRAIN_RATE
+        words = f"{TASKS[task][0]} --train.total-timesteps {steps} --train.learning-rate {rate}"
+        words += f" --train.anneal-lr True --train.data-dir {folder}"
+        args = settings.load(words.split())
+        start = Start(epoch, 0, optimizer)
+        status = trainer.fit(
+            trainer.Job(args.settings, folder, None, policy, case.restored.spec, start), args
+        )
+        records = Run(next(Path(folder).iterdir())).metrics()
+        if status or records[-1]["agent_steps"] < steps:
+            raise SystemExit(f"the retraining on {task} did not come to its end")
+    mean, half = case.returns(policy, TASKS[task][2])
+    return {"got": size_of(case, policy), "return": mean, "ci": half, "steps": steps}
 
 
 class Results:
@@ -287,26 +348,19 @@ def grid(args: argparse.Namespace, name: str, sizes, methods, row_of: Callable[.
     for task in args.tasks:
         run = Run.open(Path(args.runs) / task)
         case = case_of(run)
-        if name == "before" and not results.has(task=task, method="original"):
-            mean, half = case.returns(case.policy, TASKS[task][2])
-            results.add(task=task, size=1.0, method="original", **{"return": mean, "ci": half})
-        for size in sizes:
-            for method in methods:
-                if results.has(task=task, size=size, method=method):
-                    continue
-                started = time.time()
-                try:
-                    found = METHODS[method](case, size)
-                    row = (
-                        {"skipped": "no threshold gives this size"}
-                        if found is None
-                        else row_of(case, run, found, task, size, method)
-                    )
-                except UserError as error:
-                    row = {"skipped": str(error)}
-                results.add(
-                    task=task, size=size, method=method, seconds=round(time.time() - started, 1), **row
-                )
+        about = {"agent_steps": case.restored.payload["agent_steps"]}
+        for size, method in [(1.0, ORIGINAL), *((size, method) for size in sizes for method in methods)]:
+            if results.has(task=task, size=size, method=method):
+                continue
+            started = time.time()
+            found = original(case) if method == ORIGINAL else METHODS[method](case, size)
+            row = (
+                {"skipped": "its smallest policy is larger"}
+                if found is None
+                else row_of(case, run, found, task)
+            )
+            row["seconds"] = round(time.time() - started, 1)
+            results.add(task=task, size=size, method=method, **about, **row)
 
 
 def table(rows: list[dict], task: str, key: str) -> list[str]:
@@ -326,40 +380,36 @@ def table(rows: list[dict], task: str, key: str) -> list[str]:
     return lines
 
 
-def figure(rows: list[dict]) -> Figure:
-    """KL above, return below, over the size; one column a task."""
-    tasks = [task for task in TASKS if any(r["task"] == task for r in rows)]
-    drawn = Figure(figsize=(4 * len(tasks), 6.5), layout="constrained")
-    panels = drawn.subplots(2, len(tasks), squeeze=False, sharex=True)
-    for task, (above, below) in zip(tasks, panels.T, strict=True):
-        own = [r for r in rows if r["task"] == task and "return" in r]
-        for i, method in enumerate(METHODS):
-            some = sorted((r for r in own if r["method"] == method), key=lambda r: r["size"])
-            if some:
-                sizes, color = [r["size"] for r in some], f"C{i}"
-                above.plot(
-                    sizes, [max(r["kl"], 1e-7) for r in some], "o-", ms=3, lw=1, color=color, label=method
-                )
-                below.errorbar(
-                    sizes,
-                    [r["return"] for r in some],
-                    [r["ci"] for r in some],
-                    fmt="o-",
-                    ms=3,
-                    lw=1,
-                    color=color,
-                )
-        for original in (r for r in own if r["method"] == "original"):
-            below.axhspan(
-                original["return"] - original["ci"], original["return"] + original["ci"], color="0.85"
-            )
-            below.axhline(original["return"], color="0.5", lw=1)
-        above.set(title=task, xscale="log", yscale="log")
-        below.set(xlabel="parameters kept", xticks=SIZES, xticklabels=[f"{s:.0%}" for s in SIZES])
-        below.minorticks_off()
-    panels[0][0].set_ylabel("KL to the original, nats")
-    panels[1][0].set_ylabel("return before retraining")
-    panels[0][0].legend(fontsize=7)
+def figure(before: list[dict], after: list[dict]) -> Figure:
+    """KL, return before and return after retraining, over the size; one column a task."""
+    tasks = [task for task in TASKS if any(r["task"] == task for r in before)]
+    drawn = Figure(figsize=(4 * len(tasks), 9), layout="constrained")
+    panels = drawn.subplots(3, len(tasks), squeeze=False, sharex=True)
+    for task, column in zip(tasks, panels.T, strict=True):
+        for axes, rows, key in zip(column, (before, before, after), ("kl", "return", "return"), strict=True):
+            own = [r for r in rows if r["task"] == task and key in r]
+            for i, method in enumerate(METHODS):
+                some = sorted((r for r in own if r["method"] == method), key=lambda r: r["got"])
+                if some:
+                    x, y = (
+                        [r["got"] for r in some],
+                        [max(r[key], 1e-7) if key == "kl" else r[key] for r in some],
+                    )
+                    bars = None if key == "kl" else [r["ci"] for r in some]
+                    axes.errorbar(x, y, bars, fmt="o-", ms=3, lw=1, color=f"C{i}", label=method)
+            for whole in (r for r in own if r["method"] == ORIGINAL and key == "return"):
+                axes.axhspan(whole[key] - whole["ci"], whole[key] + whole["ci"], color="0.85")
+                axes.axhline(whole[key], color="0.5", lw=1)
+        column[0].set(title=task, xscale="log", yscale="log")
+        column[2].set(xlabel="parameters kept", xticks=SIZES, xticklabels=[f"{s:.0%}" for s in SIZES])
+        column[2].minorticks_off()
+    for axes, label in zip(
+        panels[:, 0],
+        ("KL to the original, nats", "return before retraining", "return after retraining"),
+        strict=True,
+    ):
+        axes.set_ylabel(label)
+    drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     return drawn
 
 
@@ -375,11 +425,11 @@ def show() -> None:
         own = [r for r in rows if r["task"] == task]
         if not own:
             continue
-        original = next(r for r in own if r["method"] == "original")
+        whole = next(r for r in own if r["method"] == ORIGINAL)
         look = next((r["look"] for r in own if "look" in r), float("nan"))
         lines += [
             f"## {task}",
-            f"Original: return {original['return']:.4g} +- {original['ci']:.2g}; "
+            f"Original: return {whole['return']:.4g} +- {whole['ci']:.2g}; "
             f"KL of its states to their mean {look:.3g} nats.",
             "",
         ]
@@ -387,8 +437,10 @@ def show() -> None:
             lines += [f"{what}, before any retraining", "", *table(own, task, key), ""]
         own_after = [r for r in after if r["task"] == task]
         if own_after:
+            whole = next((r for r in own_after if r["method"] == ORIGINAL), None)
+            beside = f" (original, as many: {whole['return']:.4g} +- {whole['ci']:.2g})" if whole else ""
             lines += [
-                f"return after {TASKS[task][1]:,} steps of retraining",
+                f"return after {TASKS[task][1]:,} steps of retraining{beside}",
                 "",
                 *table(own_after, task, "return"),
                 "",
@@ -397,7 +449,9 @@ def show() -> None:
             kl = {r["method"]: r["kl"] for r in own if r["size"] == size and "kl" in r}
             if "published recipe" in kl:
                 ratios = [
-                    f"{m} {kl['published recipe'] / k:.3g}" for m, k in kl.items() if m != "published recipe"
+                    f"{m} {kl['published recipe'] / max(k, 1e-12):.3g}"
+                    for m, k in kl.items()
+                    if m != "published recipe"
                 ]
                 lines.append(
                     f"KL of the published recipe over KL of others, at {size:.0%}: "
@@ -405,7 +459,7 @@ def show() -> None:
                     + "\n"
                 )
     (OUT / "results.md").write_text("\n".join(lines))
-    figure(rows).savefig(OUT / "faithfulness.png", dpi=100)
+    figure(rows, after).savefig(OUT / "faithfulness.png", dpi=100)
     print("\n".join(lines))
 
 
@@ -442,7 +496,7 @@ def main() -> None:
             "before",
             args.sizes or SIZES,
             args.methods or METHODS,
-            lambda case, run, found, task, size, method: measure(case, found, TASKS[task][2]),
+            lambda case, run, found, task: measure(case, found, TASKS[task][2]),
         )
     elif args.what == "retrain":
         grid(
@@ -450,9 +504,7 @@ def main() -> None:
             "after",
             args.sizes or (0.1, 0.03),
             args.methods or RETRAINED,
-            lambda case, run, found, task, size, method: retrain(
-                case, run, found, TASKS[task][1], task, size, method
-            ),
+            lambda case, run, found, task: retrain(case, run, found, TASKS[task][1], task),
         )
     show()
 
