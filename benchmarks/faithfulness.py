@@ -459,7 +459,8 @@ def show() -> None:
                     + "\n"
                 )
     (OUT / "results.md").write_text("\n".join(lines))
-    figure(rows, after).savefig(OUT / "faithfulness.png", dpi=100)
+    if rows:
+        figure(rows, after).savefig(OUT / "faithfulness.png", dpi=100)
     print("\n".join(lines))
 
 
