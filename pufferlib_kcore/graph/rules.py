@@ -37,10 +37,136 @@ def convolution(
     units = trace.write((weight, 0), (bias, 0), kind="cnn")
     if weight.shape[1] == x.shape[channel]:
         trace.read(weight, 1, trace.along(x, channel))
+    elif weight.shape[1] == 1 and len(weight) == x.shape[channel]:  # depthwise: each channel by itself
+        trace.unite(trace.along(x, channel), units)
     else:
         for neurons in (trace.neurons(x), units):
             trace.protect(neurons, f"{trace.here()} has groups")
     return trace.spread(units, out, channel)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed(
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    channel = 1 - weight.ndim
+    units = trace.write((weight, 1), (bias, 0), kind="cnn")
+    if len(units) == out.shape[channel]:
+        trace.read(weight, 0, trace.along(x, channel))
+        return trace.spread(units, out, channel)
+    for neurons in (trace.neurons(x), units):
+        trace.protect(neurons, f"{trace.here()} has groups")
+    return torch.zeros(out.shape, dtype=torch.int64, device=out.device)
+
+
+@rule("embedding")
+def embedding(trace: Trace, out: Tensor, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return trace.spread(trace.write((weight, 1), kind="linear"), out, -1)
+
+
+@rule("bilinear")
+def bilinear(
+    trace: Trace, out: Tensor, x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    trace.read(weight, 1, trace.along(x, -1))
+    trace.read(weight, 2, trace.along(y, -1))
+    return trace.spread(trace.write((weight, 0), (bias, 0), kind="linear"), out, -1)
+
+
+@rule("batch_norm")
+def batch_norm(
+    trace: Trace,
+    out: Tensor,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """Scale, shift and statistics of a channel are columns of its row, beside those of what it normalizes.
+
+    So channels merge where these are equal, too; two that only their product makes equal do not.
+    """
+    own = [p for p in (weight, bias, running_mean, running_var) if p is not None]
+    if own:
+        trace.unite(trace.along(x, 1), trace.write(*((p, 0) for p in own), kind="linear"))
+    return trace.neurons(x)
+
+
+# Products: parameters and activations multiplied and summed by index --------------------------------
+
+
+@rule("einsum")
+def einsum(trace: Trace, out: Tensor, equation: str, *operands: Any) -> Tensor:
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms, spare = left.split(","), [c for c in map(chr, range(65, 91)) if c not in equation]
+    lead = max((x.ndim - len(t) + 3 for t, x in zip(terms, operands, strict=True) if "..." in t), default=0)
+    filled = [
+        t.replace("...", "".join(spare[lead - (x.ndim - len(t) + 3) : lead]))
+        for t, x in zip(terms, operands, strict=True)
+    ]
+    if not arrow:
+        raise trace.refuse("write the result's indices after an arrow, as in 'bi,oi->bo'")
+    return contract(trace, out, filled, right.replace("...", "".join(spare[:lead])), operands)
+
+
+@rule("matmul", "mm", "bmm", "mv", "dot")
+def matmul(trace: Trace, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    lead = "ABCDEFGH"[: max(a.ndim, b.ndim, 2) - 2]
+    first = (lead + "ij")[-a.ndim :] if a.ndim > 1 else "j"
+    second = (lead + "jk")[-b.ndim :] if b.ndim > 1 else "j"
+    result = lead + "i" * (a.ndim > 1) + "k" * (b.ndim > 1)
+    return contract(trace, out, [first, second], result, (a, b))
+
+
+def contract(
+    trace: Trace, out: Tensor, terms: Sequence[str], result: str, operands: Sequence[Tensor]
+) -> Tensor:
+    """Sums of products over the indices that the result lacks.
+
+    An index that a parameter shares with an activation is read there; one that only parameters and the
+    result have is written. A sum over neurons in which no single parameter takes part counts them.
+    """
+    named = [trace.name(x) is not None and x.ndim > 1 for x in operands]
+    met: list[Tensor] = []
+    for index in dict.fromkeys("".join(terms)):
+        places = [
+            (x, own, t.index(index)) for x, own, t in zip(operands, named, terms, strict=True) if index in t
+        ]
+        neurons = [
+            trace.along(x, dim) for x, own, dim in places if not own and dim in varies(trace.neurons(x))
+        ]
+        parameters = [(x, dim) for x, own, dim in places if own]
+        if index not in result:
+            if len(parameters) == 1 and len(neurons) == 1:
+                trace.read(*parameters[0], neurons[0])
+            elif neurons:
+                trace.protect(torch.cat(neurons), f"{trace.here()} sums products of its neurons")
+            continue
+        if len(parameters) == 1:
+            neurons.append(trace.write(parameters[0], kind="linear"))
+        elif parameters and neurons:
+            trace.protect(torch.cat(neurons), f"{trace.here()} multiplies it with several parameters")
+        if neurons:
+            shape = [1] * out.ndim
+            shape[result.index(index)] = -1
+            met.append(reduce(partial(together, trace), (n.reshape(shape) for n in neurons)))
+    if not met:
+        return torch.zeros(out.shape, dtype=torch.int64, device=out.device)
+    return reduce(partial(together, trace), met).expand(out.shape)
+
+
+# Recurrent layers ------------------------------------------------------------------------------------
 
 
 def stacked(
@@ -277,8 +403,9 @@ def unaffected(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 @rule(
     *"""
-    softmax log_softmax layer_norm group_norm normalize cumsum argmax argmin sort topk multinomial normal
-    bernoulli gather one_hot
+    softmax log_softmax layer_norm group_norm rms_norm instance_norm local_response_norm normalize
+    scaled_dot_product_attention multi_head_attention_forward cumsum argmax argmin sort topk multinomial
+    normal bernoulli gather one_hot
     """.split()
 )
 def mixing(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:

@@ -15,6 +15,16 @@ SIZES: dict[type[nn.Module], dict[str, tuple[str, int]]] = {
     nn.Conv1d: {"out_channels": ("weight", 0), "in_channels": ("weight", 1)},
     nn.Conv2d: {"out_channels": ("weight", 0), "in_channels": ("weight", 1)},
     nn.Conv3d: {"out_channels": ("weight", 0), "in_channels": ("weight", 1)},
+    nn.ConvTranspose1d: {"in_channels": ("weight", 0), "out_channels": ("weight", 1)},
+    nn.ConvTranspose2d: {"in_channels": ("weight", 0), "out_channels": ("weight", 1)},
+    nn.ConvTranspose3d: {"in_channels": ("weight", 0), "out_channels": ("weight", 1)},
+    nn.Embedding: {"embedding_dim": ("weight", 1)},
+    nn.Bilinear: {
+        "out_features": ("weight", 0),
+        "in1_features": ("weight", 1),
+        "in2_features": ("weight", 2),
+    },
+    nn.modules.batchnorm._BatchNorm: {"num_features": ("weight", 0)},
     nn.RNNBase: {"hidden_size": ("weight_hh_l0", 1), "input_size": ("weight_ih_l0", 1)},
     nn.RNNCellBase: {"hidden_size": ("weight_hh", 1), "input_size": ("weight_ih", 1)},
 }
