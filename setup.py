@@ -27,6 +27,7 @@ setup(
         "mujoco": ["gymnasium>=1.1", "mujoco>=3.1"],  # through uv alone: PufferLib pins an older gymnasium
         "video": ["pygame"],  # pictures of classic control
         "wandb": ["wandb"],
+        "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "ray": ["ray"],
         "notebook": ["notebook", "ipykernel"],
     },

@@ -13,6 +13,7 @@ MODULES = {  # each mode's function is `run` in its module, imported when it is 
     "train": "train",
     "collapse": "collapse",
     "eval": "evaluate",
+    "export": "export",
     "fibers": "fibers",
     "report": "report",
     "autotune": "autotune",

@@ -28,7 +28,11 @@ class Restored:
     @property
     def example_inputs(self) -> tuple:
         """Arguments of forward, on which the graph room traces the policy: state as wide as it is now."""
-        return example_inputs(self.spec, hidden_size=getattr(self.policy, "hidden_size", None))
+        return self.examples()
+
+    def examples(self, batch: int = 3, seed: int = 0) -> tuple:
+        """The same for another batch."""
+        return example_inputs(self.spec, batch, seed, getattr(self.policy, "hidden_size", None))
 
 
 def restore(path: str | Path, foreign: Callable[[], dict[str, Any]] | None = None) -> Restored:

@@ -19,6 +19,7 @@ MODES = {
     "eval": "play episodes with a trained policy",
     "collapse": "write the collapsed policy and its fibers, no training",
     "fibers": "count the fibers of every checkpoint of a run",
+    "export": "write a checkpoint as an ONNX file, its recurrent state as inputs and outputs",
     "report": "compare a run with its collapsed run, as PNG and HTML",
     "autotune": "find the workers, envs and threads that suit this machine",
     "profile": "train for a short while and say where the time goes",
@@ -156,7 +157,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--wandb-project", metavar="NAME", default="pufferlib_kcore", help=project)
     add("--wandb-group", metavar="NAME", help="W&B group")
     add("--wandb-entity", metavar="NAME", help="W&B entity")
-    add("--eval-model-path", metavar="FILE", help="the checkpoint to play with --mode eval")
+    add(
+        "--eval-model-path",
+        metavar="FILE",
+        help="the checkpoint that --mode eval plays and --mode export writes",
+    )
     add(
         "--episodes", type=_whole, metavar="N", help="how many episodes --mode eval plays (default: num_envs)"
     )

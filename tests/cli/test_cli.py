@@ -384,3 +384,11 @@ def test_a_mistaken_budget_gets_one_sentence_and_writes_nothing(trained, words, 
     code, out, err = demo(trained, "--mode", "collapse", "--exp-id", run.exp_id, *words.split())
     assert code != 0 and said in err and len(err.splitlines()) == 1, err
     assert sorted(run.path.iterdir()) == before
+
+
+def test_export_writes_onnx_beside_the_checkpoint(trained):
+    pytest.importorskip("onnxscript")
+    run = store.newest_run(trained / "experiments", "cartpole")
+    code, out, err = demo(trained, "--mode", "export", "--eval-model-path", run.model_path(4))
+    assert code == 0 and err == "" and "of the policy's" in out, err
+    assert run.model_path(4).with_suffix(".onnx").stat().st_size > 1000
