@@ -373,7 +373,7 @@ def table(rows: list[dict], task: str, key: str) -> list[str]:
         cells = []
         for size in SIZES:
             row = next((r for r in rows if (r["task"], r["size"], r["method"]) == (task, size, method)), {})
-            cell = f"{row[key]:.3g}" if key in row else "-"
+            cell = f"{row[key]:.{4 if key == 'return' else 3}g}" if key in row else "-"
             cells.append(f"{cell} +- {row['ci']:.2g}" if key == "return" and key in row else cell)
         if any(cell != "-" for cell in cells):
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
@@ -400,7 +400,7 @@ def figure(before: list[dict], after: list[dict]) -> Figure:
             for whole in (r for r in own if r["method"] == ORIGINAL and key == "return"):
                 axes.axhspan(whole[key] - whole["ci"], whole[key] + whole["ci"], color="0.85")
                 axes.axhline(whole[key], color="0.5", lw=1)
-        column[0].set(title=task, xscale="log", yscale="log")
+        column[0].set(title=task, xscale="log", yscale="log", xlim=(0.015, 0.7))
         column[2].set(xlabel="parameters kept", xticks=SIZES, xticklabels=[f"{s:.0%}" for s in SIZES])
         column[2].minorticks_off()
     for axes, label in zip(
