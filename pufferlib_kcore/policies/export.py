@@ -55,7 +55,7 @@ def to_onnx(restored: Restored, path: str | Path) -> float:
         actions = restored.policy(*restored.examples(batch=3))[0]
     outputs = [*_names(actions), "value", *["h_out", "c_out"][: len(example) - 1]]
     batch = torch.export.Dim("batch", min=1)
-    shapes = ({0: batch}, tuple({1: batch} for _ in example[1:]))
+    shapes: tuple = ({0: batch}, tuple({1: batch} for _ in example[1:]))[: len(example)]
     with tempfile.TemporaryDirectory() as folder, _quiet():
         file = Path(folder) / "policy.onnx"
         torch.onnx.export(

@@ -69,6 +69,10 @@ def refill(
     spec: dict[str, Any], shapes: dict[str, Any], state_dict: dict[str, Any], source: str
 ) -> nn.Module:
     """The policy of `spec`, resized to `shapes` where they differ from its own, with the given weights."""
+    held = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    odd = next((name for name in shapes if held.get(name) != tuple(shapes[name])), None)
+    if odd is not None:
+        raise UserError(f"{source} says that {odd} has shape {tuple(shapes[odd])}, and holds {held.get(odd)}")
     policy = build(spec)
     own = {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
     wanted = {name: tuple(shape) for name, shape in shapes.items()}

@@ -13,6 +13,7 @@ from pufferlib_kcore.environments import make_creator
 from pufferlib_kcore.environments.quiet import quiet
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import registry
+from pufferlib_kcore.policies.restore import refill
 
 with quiet():
     import pufferlib.models
@@ -190,3 +191,12 @@ def test_example_inputs_are_drawn_within_the_space_and_from_the_seed():
     box = spaces.Box(low, high)
     x = policies.example_inputs(spec_of(obs=box, rnn=None))[0]
     assert all(box.contains(row) for row in x.numpy())
+
+
+def test_a_file_that_claims_more_than_it_holds_is_refused_before_memory_is_asked_for():
+    spec = spec_of()
+    weights = policies.build(spec).state_dict()
+    shapes = {name: list(x.shape) for name, x in weights.items()}
+    shapes["recurrent.weight_hh_l0"] = [10**9, 10**6]
+    with pytest.raises(UserError, match="recurrent.weight_hh_l0 has shape"):
+        refill(spec, shapes, weights, "a file")

@@ -1,0 +1,80 @@
+"""The documents' examples run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pufferlib_kcore import graph
+from pufferlib_kcore.graph.trace import RULES
+from pufferlib_kcore.policies import build, example_inputs, spec_from
+from pufferlib_kcore.store import checkpoints
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def example(name):
+    return re.search(r"```python\n(.*?)```", (DOCS / name).read_text(), re.S)[1]
+
+
+@pytest.fixture
+def own_rules():
+    before = dict(RULES)
+    yield
+    RULES.clear()
+    RULES.update(before)
+
+
+def test_a_layer_kind_in_ten_lines(own_rules):
+    source = example("layers.md")
+    assert len(source[source.index("@kcore.rule") :].strip().splitlines()) <= 10
+    names = {}
+    exec(source, names)
+
+    class Policy(nn.Module):
+        def __init__(self, low, rank, high):
+            super().__init__()
+            self.first, self.actor, self.value = nn.Linear(5, low), nn.Linear(high, 3), nn.Linear(high, 1)
+            self.down, self.up = nn.Parameter(torch.randn(low, rank)), nn.Parameter(torch.randn(rank, high))
+
+        def forward(self, x):
+            h = names["low_rank"](self.first(x).relu(), self.down, self.up).tanh()
+            return self.actor(h), self.value(h)
+
+    torch.manual_seed(0)
+    base, x = Policy(6, 4, 7).double(), (torch.randn(9, 5).double(),)
+    spaces = {row["space"]: row["units"] for row in graph.spaces(base, x).rows if row["reason"] is None}
+    assert spaces == {"first": 6, "down": 4, "up": 7}
+    labels = {name: torch.arange(2 * units).numpy() % units for name, units in spaces.items()}
+    large = graph.lift(base, x, labels, generator=torch.Generator().manual_seed(0))
+    found = graph.collapse(large, x, 0)
+    for one, other in zip(found.policy.parameters(), base.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(large(*x), base(*x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_collapsed_checkpoint_is_loaded_in_ten_lines(tmp_path):
+    import gymnasium
+
+    box = gymnasium.spaces.Box(-1, 1, (5,))
+    spec = spec_from(None, "Policy", "Recurrent", {"hidden_size": 12}, {}, box, gymnasium.spaces.Discrete(3))
+    found = graph.collapse(build(spec), example_inputs(spec), 1.05).policy
+    weights = found.state_dict()
+    payload = {
+        "format": checkpoints.MODEL,
+        "version": checkpoints.VERSION,
+        "policy": spec,
+        "shapes": {name: list(x.shape) for name, x in weights.items()},
+        "state_dict": weights,
+        "epoch": 1,
+        "agent_steps": 1,
+    }
+    checkpoints.save(tmp_path / "model_000001_collapsed.pt", payload)
+    source = example("checkpoints.md")
+    assert len(source.strip().splitlines()) <= 10
+    names = {"path": tmp_path / "model_000001_collapsed.pt"}
+    exec(source, names)
+    loaded = names["policy"].state_dict()
+    assert loaded.keys() == weights.keys() and all(torch.equal(loaded[n], weights[n]) for n in weights)
