@@ -18,7 +18,7 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Axis, Segment, Table
 from pufferlib_kcore.fibration.recurrent import plain_step
 from pufferlib_kcore.fibration.refinement import Producer, Space
-from pufferlib_kcore.graph import rules  # noqa: F401  (fills the table of rules)
+from pufferlib_kcore.graph import products  # noqa: F401  (with `rules`, fills the table of rules)
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.sizes import Attribute, tag_attributes
 from pufferlib_kcore.graph.trace import Population, Trace, Use, is_within

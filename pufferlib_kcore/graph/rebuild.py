@@ -12,8 +12,6 @@ from pufferlib_kcore.fibration.quotient import Axis
 from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.sizes import known_sizes, set_attribute
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
 
 def width(axis: Axis, widths: Mapping[str, int]) -> int:
     """The length of an axis once each space has `widths[space]` units."""
@@ -32,14 +30,9 @@ def rebuild(
     for name, tensor in tensors.items():
         named[name].data = tensor.clone()
     for old, new in zip(policy.modules(), rebuilt.modules(), strict=True):
-        for attribute, (parameter, dim) in known_sizes(new).items():
-            if getattr(old, parameter) is None:  # a norm without scale
-                continue
+        for attribute, (parameter, dim) in known_sizes(old).items():
             groups = getattr(old, attribute) // getattr(old, parameter).shape[dim]  # 1 but for convolutions
             setattr(new, attribute, groups * getattr(new, parameter).shape[dim])
-        if isinstance(new, CONVOLUTIONS) and isinstance(old, CONVOLUTIONS):
-            if 1 < old.groups == old.in_channels == old.out_channels:  # depthwise
-                new.groups = new.in_channels = new.out_channels
         if isinstance(new, nn.RNNBase):
             new.flatten_parameters()  # one stretch of memory again, as cuDNN wants it
     for kept, axis in network.attributes:

@@ -9,22 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+CONV = {"out_channels": ("weight", 0), "in_channels": ("weight", 1)}
+CONV_TRANSPOSE = {"in_channels": ("weight", 0), "out_channels": ("weight", 1)}
+DEPTHWISE = dict.fromkeys(("in_channels", "out_channels", "groups"), ("weight", 0))
+
 # module class -> attribute -> the parameter and axis that it is the width of
 SIZES: dict[type[nn.Module], dict[str, tuple[str, int]]] = {
     nn.Linear: {"out_features": ("weight", 0), "in_features": ("weight", 1)},
-    nn.Conv1d: {"out_channels": ("weight", 0), "in_channels": ("weight", 1)},
-    nn.Conv2d: {"out_channels": ("weight", 0), "in_channels": ("weight", 1)},
-    nn.Conv3d: {"out_channels": ("weight", 0), "in_channels": ("weight", 1)},
-    nn.ConvTranspose1d: {"in_channels": ("weight", 0), "out_channels": ("weight", 1)},
-    nn.ConvTranspose2d: {"in_channels": ("weight", 0), "out_channels": ("weight", 1)},
-    nn.ConvTranspose3d: {"in_channels": ("weight", 0), "out_channels": ("weight", 1)},
-    nn.Embedding: {"embedding_dim": ("weight", 1)},
     nn.Bilinear: {
         "out_features": ("weight", 0),
         "in1_features": ("weight", 1),
         "in2_features": ("weight", 2),
     },
-    nn.modules.batchnorm._BatchNorm: {"num_features": ("weight", 0)},
+    nn.Embedding: {"embedding_dim": ("weight", 1)},
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), CONV),
+    **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), CONV_TRANSPOSE),
+    nn.modules.batchnorm._NormBase: {"num_features": ("weight", 0)},
     nn.RNNBase: {"hidden_size": ("weight_hh_l0", 1), "input_size": ("weight_ih_l0", 1)},
     nn.RNNCellBase: {"hidden_size": ("weight_hh", 1), "input_size": ("weight_ih", 1)},
 }
@@ -117,6 +117,11 @@ def learn_sizes(sizes: Sequence[Any], neurons: Tensor) -> None:
 
 def known_sizes(module: nn.Module) -> dict[str, tuple[str, int]]:
     """The sizes that a kind of module is known to keep: attribute -> (parameter, axis)."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        if 1 < module.groups == module.in_channels == module.out_channels:
+            return DEPTHWISE
+    if isinstance(module, nn.modules.batchnorm._NormBase) and module.weight is None:
+        return {"num_features": ("running_mean", 0)} if module.track_running_stats else {}
     return next((sizes for kind, sizes in SIZES.items() if isinstance(module, kind)), {})
 
 

@@ -96,6 +96,7 @@ class Trace(TorchFunctionMode):
         self.touched: set[str] = set()  # parameters that took part
         self._names = {id(tensor): name for name, tensor in self.tensors.items()}
         self._shadows: dict[int, tuple[Tensor, Shadow]] = {}  # tensors are kept, so that ids stay theirs
+        self._transposes: dict[int, tuple[Tensor, Tensor, tuple[int, ...]]] = {}  # it, of what, whose axes
         self._path: list[str] = []  # the modules that are running
         self._written: set[int] = set()  # populations of the operation that is running
 
@@ -121,9 +122,14 @@ class Trace(TorchFunctionMode):
         """These neurons along one axis of `out`, the same at every other index.  (size,) -> shape of out"""
         return units.reshape([-1 if d == dim % out.ndim else 1 for d in range(out.ndim)]).expand(out.shape)
 
+    def is_constant(self, x: Tensor) -> bool:
+        """Whether x is nobody's, and the same for every neuron that it meets."""
+        return not self.neurons(x).any() and bool((x == x.flatten()[:1]).all())
+
     def read(self, parameter: Tensor, dim: int, neurons: Tensor) -> None:
-        """An axis of a parameter is summed over these neurons."""
-        if self.name(parameter) is None:
+        """An axis of a parameter, or of its transpose, is summed over these neurons."""
+        if self.axis(parameter, dim) is None:
+            self.hold(parameter, "reads with it")
             self.protect(neurons, f"{self.here()} reads it through a computed matrix")
         else:
             self._use(parameter, dim, "in", neurons)
@@ -137,32 +143,43 @@ class Trace(TorchFunctionMode):
         columns: Sequence[Columns] | None = None,
         name: str | None = None,
     ) -> Tensor:
-        """Axes of parameters write one population of neurons.  -> (units,)
+        """Axes of parameters, or of their transposes, write one population of neurons.  -> (units,)
 
         kind         which threshold it takes: "linear", "cnn" or "lstm"
         gates, step  of a recurrent cell, whose gates' rows follow one another along the axes
         columns      how the parameters make the rows to color; side by side where None
-        name         of the population; where None, of the module that holds the first parameter
+        name         of the population; where None, of the module whose weight is the first parameter
         """
         written = [(parameter, dim) for parameter, dim in axes if parameter is not None]
         parameter, dim = written[0]
         units = parameter.shape[dim] // gates
-        first_name = self.name(parameter)
-        if first_name is None:
-            return torch.zeros(units, dtype=torch.int64, device=parameter.device)  # a computed matrix
-        use = self.uses.get((first_name, dim))
+        places = {i: place for i, (p, d) in enumerate(written) if (place := self.axis(p, d))}
+        if 0 not in places:  # a computed matrix
+            return torch.zeros(units, dtype=torch.int64, device=parameter.device)
+        use = self.uses.get(places[0])
         if use is not None and use.role == "out":  # a module that runs again writes the same neurons
             neurons = use.neurons[:units]
         else:
             neurons = torch.arange(self.count, self.count + units, device=parameter.device)
-            columns = columns or [Columns((self.name(p) or "",)) for p, _ in written]
-            name = name or first_name.rpartition(".")[0] or first_name
+            columns = columns or [Columns((name,)) for name, _ in places.values()]
+            name = self._free_name(name, *places[0])
             self.populations.append(Population(name, kind, self.count, units, tuple(columns), gates, step))
             self.count += units
-        for parameter, dim in written:
-            self._use(parameter, dim, "out", neurons.repeat(gates))
+        for i, (parameter, dim) in enumerate(written):
+            if i in places:
+                self._use(parameter, dim, "out", neurons.repeat(gates))
+            elif not self.is_constant(parameter):
+                self.unite(neurons.repeat(gates), self.along(parameter, dim))
         self._written.add(self.population(int(neurons[0])))
         return neurons
+
+    def transpose(self, x: Tensor, out: Tensor, dims: Sequence[int]) -> bool:
+        """Whether x is a parameter, whose axes `dims` are those of out: rules may then name either."""
+        origin = self._origin(x)
+        if origin is not None:
+            parameter, before = origin
+            self._transposes[id(out)] = out, parameter, tuple(before[dim] for dim in dims)
+        return origin is not None
 
     def unite(self, a: Tensor, b: Tensor) -> None:
         """These neurons, pair by pair, can only be merged alike; what meets none of ours is protected."""
@@ -174,13 +191,56 @@ class Trace(TorchFunctionMode):
         """These neurons are never merged."""
         self.protected.append((neurons[neurons > 0], reason))
 
-    def refuse(self, why: str) -> UserError:
-        """The error that this operation cannot be traced."""
-        return UserError(f"{self.here()} cannot be traced: {why}")
+    def hold(self, x: Tensor, why: str) -> None:
+        """The operation that is running needs every entry of x as it is: neurons, or a parameter."""
+        origin = self._origin(x)
+        if origin is None:
+            self.protect(self.neurons(x), f"{self.here()} {why}")
+        else:
+            self.computed_with.setdefault(self._names[id(origin[0])], self.here())
+
+    def nobody(self, out: Any) -> list[Tensor]:
+        """The neurons of results that hold nobody's value."""
+        return [torch.zeros(x.shape, dtype=torch.int64, device=x.device) for x in tensors_in(out)]
+
+    def leave(self, given: Any, out: Any, why: str, cure: str) -> list[Tensor]:
+        """Hold what was given to the operation that is running, if the user said to ignore it; else refuse.
+
+        given, out  tensors, nested;  why, cure  of the sentence "it <why>: <cure>, or leave .. whole"
+        Returns the neurons of the results, nobody's.
+        """
+        tensors = list(tensors_in(given))
+        neurons = [self.neurons(x) for x in tensors if self._origin(x) is None]
+        ours = {self.populations[self.population(n)].name for ids in neurons for n in ids[ids > 0].unique()}
+        held = any(self.is_parameter(x) for x in tensors)
+        running = self._path[-1] if self._path else ""
+        ignored = is_within(running, self.ignore) or ours and all(is_within(n, self.ignore) for n in ours)
+        if (ours or held) and not ignored:
+            names = [running] if held and running else sorted(ours) or [running]
+            raise UserError(
+                f"{self.here()} {why}: {cure}, or leave what it touches whole with ignore={names}"
+            )
+        for x in tensors:
+            self.hold(x, why)
+        return self.nobody(out)
 
     def name(self, tensor: Tensor) -> str | None:
         """The name of a parameter or buffer of the policy; None for any other tensor."""
         return self._names.get(id(tensor))
+
+    def is_named(self, x: Tensor) -> bool:
+        """Whether x is a parameter or buffer of the policy, or a transpose of one."""
+        return self._origin(x) is not None
+
+    def is_parameter(self, x: Tensor) -> bool:
+        """Whether x is one, or a transpose."""
+        origin = self._origin(x)
+        return origin is not None and isinstance(origin[0], nn.Parameter)
+
+    def axis(self, x: Tensor, dim: int) -> tuple[str, int] | None:
+        """The parameter or buffer, and its axis, that lies along an axis of x: x itself, or a transpose."""
+        origin = self._origin(x)
+        return None if origin is None else (self._names[id(origin[0])], origin[1][dim])
 
     def here(self) -> str:
         """The operation that is running, and its module."""
@@ -218,38 +278,46 @@ class Trace(TorchFunctionMode):
             self.touched |= {name for x in given if (name := self.name(x))}
             neurons = self._follow(given, out, args, kwargs)
             for x, ids in zip(results, neurons, strict=True):
-                self._keep(x, Shadow(ids, sources | self._written))
+                if id(x) not in self._transposes:
+                    self._keep(x, Shadow(ids, sources | self._written))
             if self.operation in TAKES_SIZES:
                 learn_sizes(args[1] if isinstance(args[1], (tuple, list)) else args[1:], neurons[0])
         elif self.operation in ASKS_A_VALUE and sources and not asked_by_torch():
-            raise self.refuse("the policy's course depends on a value, and one run shows one course only")
+            raise UserError(
+                f"{self.here()} cannot be traced: the policy's course depends on a value, and one run shows "
+                "one course only; make the choice before calling the policy, or name a method without it"
+            )
         return out
 
     def _follow(self, given: list[Tensor], out: Any, args: tuple, kwargs: dict) -> list[Tensor]:
         """The neurons of an operation's results, by its rule; without one, only if nothing is lost."""
         rule = RULES.get(self.operation)
-        parameters = [name for x in given if (name := self.name(x)) and isinstance(x, nn.Parameter)]
-        neurons = [self.neurons(x) for x in given if not self.name(x)]
-        if rule and (parameters or any(ids.any() for ids in neurons)):
+        if rule and any(
+            self.is_parameter(x) or self._origin(x) is None and self.neurons(x).any() for x in given
+        ):
             return list(tensors_in(rule(self, out, *args, **kwargs)))
-        ours = {self.populations[self.population(n)].name for ids in neurons for n in ids[ids > 0].unique()}
-        if (ours or parameters) and not self._ignored(ours):
-            raise UserError(
-                f"{self.here()} is unknown: register a rule for it with "
-                f'@pufferlib_kcore.rule("{self.operation}"), or leave what it touches whole with '
-                f"ignore={sorted(ours) or self._path[-1:]}"
-            )
-        for ids in neurons:
-            self.protect(ids, f"{self.here()} is unknown")
-        return [torch.zeros(x.shape, dtype=torch.int64, device=x.device) for x in tensors_in(out)]
+        cure = f'register a rule for it with @pufferlib_kcore.rule("{self.operation}")'
+        return self.leave(given, out, "is unknown", cure)
 
-    def _ignored(self, populations: set[str]) -> bool:
-        """Whether the running module, or every one of these populations, is to be left whole."""
-        running = bool(self._path) and is_within(self._path[-1], self.ignore)
-        return running or bool(populations) and all(is_within(name, self.ignore) for name in populations)
+    def _origin(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]] | None:
+        """The parameter or buffer that x is or transposes, and which of its axes lie along those of x."""
+        if self.name(x):
+            return x, tuple(range(x.ndim))
+        return self._transposes[id(x)][1:] if id(x) in self._transposes else None
+
+    def _free_name(self, name: str | None, parameter: str, dim: int) -> str:
+        """A name that no population has yet."""
+        module, _, last = parameter.rpartition(".")
+        of_module = module if module and last.startswith("weight") else parameter
+        taken = {p.name for p in self.populations}
+        return next(n for n in (name or of_module, parameter, f"{parameter}.{dim}") if n not in taken)
 
     def _shadow(self, x: Tensor) -> Shadow:
-        if id(x) not in self._shadows:
+        if id(x) in self._transposes and id(x) not in self._shadows:
+            _, parameter, dims = self._transposes[id(x)]
+            shadow = self._shadow(parameter)
+            self._keep(x, Shadow(shadow.neurons.permute(dims), shadow.sources))
+        elif id(x) not in self._shadows:
             name, long = self.name(x), [dim for dim, size in enumerate(x.shape) if size > 1]
             neurons = torch.zeros(x.shape, dtype=torch.int64, device=x.device)
             sources = frozenset[int]()
@@ -265,13 +333,13 @@ class Trace(TorchFunctionMode):
         self._shadows[id(x)] = x, shadow
 
     def _use(self, parameter: Tensor, dim: int, role: str, neurons: Tensor) -> None:
-        name = self.name(parameter)
-        assert name is not None
-        use = self.uses.setdefault((name, dim), Use(role, neurons))
+        place = self.axis(parameter, dim)
+        assert place is not None
+        use = self.uses.setdefault(place, Use(role, neurons))
         if use.role == role:
             self.unite(use.neurons, neurons)
         else:
-            self.protect(torch.cat([use.neurons, neurons]), f"{name} is tied to it in two roles")
+            self.protect(torch.cat([use.neurons, neurons]), f"{place[0]} is tied to it in two roles")
 
     def population(self, neuron: int) -> int:
         """The index of the population that a neuron belongs to."""
@@ -279,7 +347,7 @@ class Trace(TorchFunctionMode):
 
     def _remembering(self, out: Any, x: Tensor, dim: int | None = None) -> Any:
         """A shape, or one size of it, that remembers which neurons lie along its axes."""
-        if self.name(x):
+        if self._origin(x):
             return out
         shape = tagged_shape(self.neurons(x))
         return shape if dim is None else shape[dim]

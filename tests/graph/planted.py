@@ -103,3 +103,24 @@ def assert_same_policy(found, expected):
     names, others = found.state_dict(), expected.state_dict()
     assert names.keys() == others.keys()
     assert_same(names.values(), others.values())
+
+
+class Net(nn.Module):
+    """Layers by name, and a forward written in place."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        self.body = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *inputs):
+        return self.body(self, *inputs)
+
+
+def inputs(*shape):
+    return (torch.randn(*shape, generator=torch.Generator().manual_seed(0)).double(),)
+
+
+def two_heads(net, x):
+    return net.actor(x), net.critic(x)

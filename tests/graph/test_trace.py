@@ -4,34 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from planted import assert_same, assert_same_policy, flat, lifted, nature, random_
+from planted import Net, assert_same, assert_same_policy, flat, inputs, lifted, nature, random_, two_heads
 from torch import nn
 
 from pufferlib_kcore import UserError, graph
 from pufferlib_kcore.graph.network import network_of
 
 pytestmark = pytest.mark.usefixtures("exact")
-
-
-class Net(nn.Module):
-    """Layers by name, and a forward written in place."""
-
-    def __init__(self, forward, **layers):
-        super().__init__()
-        self.body = forward
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, *inputs):
-        return self.body(self, *inputs)
-
-
-def inputs(*shape):
-    return (torch.randn(*shape, generator=torch.Generator().manual_seed(0)).double(),)
-
-
-def two_heads(net, x):
-    return net.actor(x), net.critic(x)
 
 
 HEADS = dict(actor=nn.Linear(9, 3), critic=nn.Linear(9, 1))
@@ -298,10 +277,10 @@ def test_weights_tied_in_one_role_stay_tied():
 
 def test_what_a_computed_matrix_reads_stays_whole():
     def forward(net, x):
-        return two_heads(net, net.c(F.linear(net.b(net.a(x)), net.b.weight.t())))
+        return two_heads(net, net.c(F.linear(net.b(net.a(x)), net.b.weight.square())))
 
     reasons = whole(forward, 3, 5, a=nn.Linear(5, 6), b=nn.Linear(6, 6), c=nn.Linear(6, 9))
-    assert reasons["b"] == "`linear` in Net reads it through a computed matrix"
+    assert reasons["b"] == "`linear` in Net sums over its neurons, with no parameter"
 
 
 def test_weights_tied_in_opposite_roles_keep_their_space_whole():
