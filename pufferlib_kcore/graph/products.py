@@ -52,15 +52,14 @@ def product(trace: Trace, out: Tensor, kept: Letters, *factors: Factor) -> Tenso
         met += [torch.zeros(1, dtype=torch.int64)] * strangers
         met += [trace.write(at, kind="linear") for at in readers]
         trace.read(parameter, dim, _united(trace, met, parameter.shape[dim]))
-    living = {where: neurons for value in brought for where, neurons in value if where in kept}
-    if len(living) > 1:
-        for neurons in living.values():
-            trace.protect(neurons, f"{trace.here()} pairs each with each of others")
-    letters = list(living) or _free(weights, values, kept)[:1]
+    living = [(where, neurons) for value in brought for where, neurons in value if where in kept]
+    letters = list(dict(living)) or _free(weights, values, kept)[:1]
     if len(letters) != 1:
+        for _, neurons in living:
+            trace.protect(neurons, f"{trace.here()} pairs each with each of others")
         return trace.nobody(out)[0]
     (letter,) = letters
-    met = [neurons for value in brought for where, neurons in value if where == letter]
+    met = [neurons for _, neurons in living]
     met += [trace.write(f.at(letter), kind="linear") for f in weights if letter in f.letters]
     dim = list(kept).index(letter)
     return trace.spread(_united(trace, met, out.shape[dim]), out, dim)
