@@ -3,26 +3,41 @@
     OMP_NUM_THREADS=1 python benchmarks/coloring.py [--rounds 5] [--threshold 0.1]
 
 Conv 32-64-64, linear 512, LSTM 512: 2,048 gate rows of 1,024 weights. Half of the neurons are planted near
-copies, so that every round of the LSTM finds more to split. Both sides must find the same fibers.
+copies, so that every round of the LSTM finds more to split. Both sides must find the same fibers. Then LSTMs of
+up to 4,096 units, each in a process of its own: time, peak memory, and how time grows with rows^2 x columns.
+Writes benchmarks/coloring/results.json and coloring.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from sklearn.cluster import AgglomerativeClustering
 
-from pufferlib_kcore.environments.quiet import quiet
-from pufferlib_kcore.fibration import refinement
-from pufferlib_kcore.fibration.partition import number
-from pufferlib_kcore.fibration.refinement import Rows, color_spaces
-from pufferlib_kcore.graph.network import Network, network_of
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from pufferlib_kcore.environments.quiet import ignore_pynvml, quiet  # noqa: E402
+
+ignore_pynvml()
+
+from pufferlib_kcore.fibration import refinement  # noqa: E402
+from pufferlib_kcore.fibration.partition import number  # noqa: E402
+from pufferlib_kcore.fibration.refinement import Rows, color_spaces  # noqa: E402
+from pufferlib_kcore.graph.network import Network, network_of  # noqa: E402
+from pufferlib_kcore.store import provenance  # noqa: E402
 
 with quiet():
     import pufferlib.models
@@ -92,14 +107,11 @@ def engine(policy: torch.nn.Module, network: Network, threshold: float) -> dict[
     return {space.name: fibers[space.name] for space in network.spaces if not space.whole}
 
 
-def timed(function: Callable, *args: Any, repeats: int = 5) -> tuple[float, Any]:
-    """The median of several runs, in seconds, and the result."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = function(*args)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times)), result
+def timed(function: Callable, *args: Any) -> tuple[float, Any]:
+    """Seconds of CPU time, and the result."""
+    start = time.process_time()
+    result = function(*args)
+    return time.process_time() - start, result
 
 
 def rounds_of_lstm(policy: torch.nn.Module, network: Network, threshold: float) -> list[float]:
@@ -122,25 +134,111 @@ def rounds_of_lstm(policy: torch.nn.Module, network: Network, threshold: float) 
     return times
 
 
+LARGE = (512, 1024, 2048, 4096)  # units
+
+
+def large(units: int) -> dict[str, float]:
+    """Collapse an LSTM of so many random units at 0.3, in this process.  -> seconds, peak GiB"""
+    torch.manual_seed(0)
+    weights = torch.nn.LSTM(64, units)
+
+    class Policy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.actor, self.value = weights, torch.nn.Linear(units, 4), torch.nn.Linear(units, 1)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            hidden, _ = self.lstm(x)
+            return self.actor(hidden), self.value(hidden)
+
+    policy, start = Policy(), time.process_time()
+    network = network_of(policy, (torch.randn(2, 1, 64),))
+    fibers = color_spaces(
+        network.spaces,
+        dict(policy.named_parameters()),
+        network.table,
+        dict.fromkeys(["lstm", "actor", "value"], 0.3),
+    )
+    assert len(fibers["lstm"]) == units
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"units": units, "seconds": time.process_time() - start, "peak_gib": peak}
+
+
+def figure(rows: list[dict[str, float]], slope: float) -> Figure:
+    drawn = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = drawn.subplots()
+    work = [work_of(row["units"]) for row in rows]
+    axes.loglog(work, [row["seconds"] for row in rows], "o-")
+    for x, row in zip(work, rows, strict=True):
+        axes.annotate(f"{row['units']:.0f} units, {row['peak_gib']:.1f} GiB", (x, row["seconds"]), fontsize=7)
+    axes.set(xlabel="rows^2 x columns", ylabel="CPU seconds", title=f"coloring one LSTM: slope {slope:.2f}")
+    return drawn
+
+
+def work_of(units: float) -> float:
+    """rows^2 x columns of an LSTM that reads 64 inputs and itself"""
+    return (4 * units) ** 2 * (units + 64)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threshold", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--large", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.large:
+        print(json.dumps(large(args.large)))
+        return
 
     policy, inputs = beam_rider()
     network = network_of(policy, inputs)
-    ours, found = timed(engine, policy, network, args.threshold)
-    theirs, expected = timed(recipe, policy, args.threshold, args.rounds, repeats=1)
-    per_round = rounds_of_lstm(policy, network, args.threshold)
+    ratios, ours, theirs = [], [], []
+    for _ in range(args.repeats):  # interleaved
+        mine, found = timed(engine, policy, network, args.threshold)
+        plain, expected = timed(recipe, policy, args.threshold, args.rounds)
+        ours.append(mine), theirs.append(plain), ratios.append(plain / mine)
     print(f"{'space':18} {'units':>6} {'fibers':>7}  same as the recipe")
     for name, labels in found.items():
         print(f"{name:18} {len(labels):6} {labels.max() + 1:7}  {np.array_equal(labels, expected[name])}")
+    per_round = rounds_of_lstm(policy, network, args.threshold)
     print(f"\nrounds of the LSTM that changed something, or showed that none would: {len(per_round)}")
     print(f"seconds a round, {torch.get_num_threads()} threads: {', '.join(f'{t:.3f}' for t in per_round)}")
-    print(f"whole coloring: engine {ours:.2f} s, recipe {theirs:.2f} s: {theirs / ours:.1f} times faster")
+    print(
+        f"whole coloring, CPU seconds: engine {np.median(ours):.2f}, recipe {np.median(theirs):.2f}: "
+        f"{np.median(ratios):.1f} times faster [{min(ratios):.1f}, {max(ratios):.1f}]"
+    )
+    rows = [
+        json.loads(
+            subprocess.run(
+                [sys.executable, __file__, "--large", str(units)], capture_output=True, check=True
+            ).stdout
+        )
+        for units in LARGE
+    ]
+    slope = np.polyfit(np.log([work_of(r["units"]) for r in rows]), np.log([r["seconds"] for r in rows]), 1)[
+        0
+    ]
+    for row in rows:
+        print(
+            f"LSTM of {row['units']} units: {row['seconds']:.1f} CPU seconds, peak {row['peak_gib']:.2f} GiB"
+        )
+    print(f"time grows as (rows^2 x columns)^{slope:.2f}")
+    out = REPO / "benchmarks/coloring"
+    out.mkdir(exist_ok=True)
+    about = provenance()
+    kept = {"machine": about["machine"], "versions": about["versions"], "git_commit": about["git_commit"]}
+    kept |= {
+        "threads": torch.get_num_threads(),
+        "engine": ours,
+        "recipe": theirs,
+        "large": rows,
+        "slope": slope,
+    }
+    (out / "results.json").write_text(json.dumps(kept, indent=1))
+    figure(rows, float(slope)).savefig(out / "coloring.png", dpi=100)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pufferlib_kcore.fibration.partition import number, one_block
 
 SAME = 1e-6  # cosine distance below which two rows are one, and relative norm below which a row is dead
+CROWDED = 32  # near rows for each row, on average, above which it does not pay to look for components
 STRIP = 256  # rows whose inner products are computed at once
 
 
@@ -28,19 +31,55 @@ def color(rows: np.ndarray, threshold: float, unfolded: np.ndarray | None = None
 
 def cut(products: np.ndarray, norms: np.ndarray, unfolded: np.ndarray, threshold: float) -> np.ndarray:
     """`color`, from the inner products of all pairs, which are overwritten.  (pairs,), (n,) x 2 -> (n,)"""
-    if len(norms) < 2 or threshold >= 2:
-        return one_block(len(norms))
-    tree = linkage(distances(products, norms, unfolded, by_size=threshold == 0), "average")
-    return number(fcluster(tree, max(threshold, SAME), "distance"))
+    n, height = len(norms), max(threshold, SAME)
+    if n < 2 or threshold >= 2:
+        return one_block(n)
+    apart = distances(products, norms, unfolded, by_size=threshold == 0)
+    component = near(apart, n, height)
+    sizes = np.bincount(component)[component]
+    labels = component.astype(np.int64)  # right for components of one and of two
+    if (crowd := np.flatnonzero(sizes > 2)).size:
+        tree = linkage(apart if len(crowd) == n else among(apart, n, crowd), "average")
+        labels[crowd] = n + fcluster(tree, height, "distance")
+    return number(labels)
 
 
-def inner_products(rows: np.ndarray) -> np.ndarray:
-    """<a, b> of all pairs of rows, as scipy lays them out: 01, 02, .., 12, ..  (n, d) -> (n (n - 1) / 2,)"""
-    products = np.empty(len(rows) * (len(rows) - 1) // 2)
+def near(apart: np.ndarray, n: int, height: float) -> np.ndarray:
+    """Components of the graph that joins rows at most `height` apart.  (pairs,) -> (n,)
+
+    Clusters in different components are farther apart than that on average, whatever is in them, so no cut
+    at this height holds members of two.
+    """
+    joined = apart <= height
+    if np.count_nonzero(joined) > CROWDED * n:
+        return one_block(n)  # nearly that, or soon to be found out
+    pair = np.flatnonzero(joined)
+    starts = np.cumsum(np.arange(n, 0, -1)) - n  # of each row's stretch
+    first = np.searchsorted(starts, pair, side="right") - 1
+    second = pair - starts[first] + first + 1
+    graph = coo_array((np.ones(len(pair), bool), (first, second)), shape=(n, n))
+    return connected_components(graph, directed=False)[1]
+
+
+def among(apart: np.ndarray, n: int, members: np.ndarray) -> np.ndarray:
+    """Distances of some rows, laid out as those of all are.  (pairs,), (m,) sorted -> (m (m - 1) / 2,)"""
+    starts = np.cumsum(np.arange(n, 0, -1)) - n
+    few = np.empty(len(members) * (len(members) - 1) // 2)
+    for i, with_later in pairs(few, len(members)):
+        with_later[:] = apart[starts[members[i]] + members[i + 1 :] - members[i] - 1]
+    return few
+
+
+def inner_products(rows: np.ndarray, add_to: np.ndarray | None = None) -> np.ndarray:
+    """<a, b> of all pairs of rows, as scipy lays them out: 01, 02, .., 12, ..  (n, d) -> (n (n - 1) / 2,)
+
+    add_to  products of the same pairs over other columns, to which these are added, in place
+    """
+    products = np.zeros(len(rows) * (len(rows) - 1) // 2) if add_to is None else add_to
     for i, with_later in pairs(products, len(rows)):
         if i % STRIP == 0:
             strip = rows[i : i + STRIP] @ rows[i:].T
-        with_later[:] = strip[i % STRIP, i % STRIP + 1 :]
+        with_later += strip[i % STRIP, i % STRIP + 1 :]
     return products
 
 

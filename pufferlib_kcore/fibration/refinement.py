@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pufferlib_kcore.fibration import coloring
 from pufferlib_kcore.fibration.partition import meet, one_block, singletons
-from pufferlib_kcore.fibration.quotient import FOLD, Fibers, Table, Tensors, carry
+from pufferlib_kcore.fibration.quotient import FOLD, Table, Tensors, carry
 from pufferlib_kcore.fibration.recurrent import Join, State, Step, add, plain_step
 
 
@@ -107,7 +107,10 @@ def refine(
     reads have changed. Above threshold 0 rounds may come back to where they were: that ends them, too.
     """
     fibers = {space.name: one_block(space.units) for space in block}
-    rows = {s.name: [Rows(s, producer, tensors, table, biased) for producer in s.producers] for s in block}
+    rows = {
+        s.name: [Rows(s, producer, tensors, table, set(fibers), biased) for producer in s.producers]
+        for s in block
+    }
     state: dict[str, list[State]] = {
         s.name: [(fibers[s.name], fibers[s.name]) for _ in s.producers] for s in block
     }
@@ -131,46 +134,64 @@ def refine(
 
 
 class Rows:
-    """The rows of one producer, as inner products; a block of columns is kept while what it reads stays."""
+    """The rows of one producer, as inner products; those of columns whose folding never changes are kept.
 
-    def __init__(self, space: Space, producer: Producer, tensors: Tensors, table: Table, biased: bool):
+    moving  the spaces that are refined together with this one
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        producer: Producer,
+        tensors: Tensors,
+        table: Table,
+        moving: Collection[str],
+        biased: bool,
+    ):
         self.space, self.producer, self.table = space, producer, table
-        self.columns = [
+        columns = [
             c
             for c in producer.columns
             if biased or space.kind != "lstm" or any(tensors[name].ndim > 1 for name in c.names)
         ]
-        self.tensors = {name: tensors[name].detach().double() for c in self.columns for name in c.names}
+        self.tensors = {name: tensors[name].detach().double() for c in columns for name in c.names}
         self.reads = reads(self.tensors, table)
-        self.kept: dict[Columns, tuple[bytes, np.ndarray, np.ndarray]] = {}
-        self.unfolded = np.sqrt(sum((self.block(c, {}) ** 2).sum(axis=1) for c in self.columns))
+        self.folds = [c for c in columns if reads(c.names, table) & set(moving)]
+        self.stays = [c for c in columns if c not in self.folds]
+        self.kept: tuple[np.ndarray, np.ndarray] | None = None
+        self.unfolded = np.sqrt(sum((self.block(c, {}) ** 2).sum(axis=1) for c in columns))
 
     def colors(self, fibers: Mapping[str, np.ndarray], threshold: float) -> np.ndarray:
         """Clusters of all gates' rows together.  -> (gates, units)"""
-        n = len(self.unfolded)
-        squares, products = np.zeros(n), np.zeros(n * (n - 1) // 2)
-        for columns in self.columns:
-            _, block_squares, block_products = self.up_to_date(columns, fibers)
-            squares += block_squares
-            products += block_products
+        if self.kept is None:
+            n = len(self.unfolded)
+            self.kept = self.added(self.stays, fibers, np.zeros(n), np.zeros(n * (n - 1) // 2))
+        squares, products = (x.copy() if self.folds else x for x in self.kept)
+        if not self.folds:
+            self.kept = None  # it is overwritten
+        squares, products = self.added(self.folds, fibers, squares, products)
         labels = coloring.cut(products, np.sqrt(squares), self.unfolded, threshold)
         return labels.reshape(self.producer.gates, -1)
 
-    def up_to_date(
-        self, columns: Columns, fibers: Mapping[str, np.ndarray]
-    ) -> tuple[bytes, np.ndarray, np.ndarray]:
-        """One block: the fibers it was folded by, squared norms (rows,), inner products of pairs (pairs,)."""
-        key = b"".join(fibers[space].tobytes() for space in sorted(reads(columns.names, self.table)))
-        if columns not in self.kept or self.kept[columns][0] != key:
-            block = self.block(columns, fibers)
-            self.kept[columns] = key, (block**2).sum(axis=1), coloring.inner_products(block)
-        return self.kept[columns]
+    def added(
+        self,
+        columns: Sequence[Columns],
+        fibers: Mapping[str, np.ndarray],
+        squares: np.ndarray,
+        products: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """More columns of the rows: squared norms (rows,) and inner products of pairs (pairs,), in place."""
+        for c in columns:
+            block = self.block(c, fibers)
+            squares += (block**2).sum(axis=1)
+            coloring.inner_products(block, products)
+        return squares, products
 
-    def block(self, columns: Columns, fibers: Fibers) -> np.ndarray:
+    def block(self, columns: Columns, fibers: Mapping[str, np.ndarray]) -> np.ndarray:
         """The folded rows of one block of columns.  -> (gates * units, D)"""
         return columns.join(*(self.folded(name, fibers) for name in columns.names))
 
-    def folded(self, name: str, fibers: Fibers) -> np.ndarray:
+    def folded(self, name: str, fibers: Mapping[str, np.ndarray]) -> np.ndarray:
         """A parameter's rows, its input axes summed over the fibers they read.  -> (gates * units, d)"""
         x = carry(self.tensors[name], self.table[name], fibers, FOLD)
         dim, written = next(

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from naive import clusters
+from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.cluster import AgglomerativeClustering
 
+from pufferlib_kcore.fibration import coloring
 from pufferlib_kcore.fibration.coloring import SAME, color
 from pufferlib_kcore.fibration.partition import number
 
@@ -80,3 +82,19 @@ def test_a_row_that_cancels_out_is_dead_by_the_size_of_what_it_was():
 def test_one_row_and_none():
     assert color(np.ones((1, 3)), 0.3).tolist() == [0]
     assert color(np.ones((0, 3)), 0.3).tolist() == []
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 40, 200])
+@pytest.mark.parametrize("threshold", [0, 1e-6, 0.05, 0.2, 0.5, 0.9, 1.0, 1.3, 1.9])
+def test_looking_for_components_first_changes_nothing(n, threshold):
+    """The definition: average linkage on all distances, cut."""
+    rng = np.random.default_rng(n)
+    for columns in (2, 10):
+        rows = rng.standard_normal((n, columns))
+        rows[n // 2 :] = rows[: n - n // 2] + 0.2 * rng.standard_normal((n - n // 2, columns))
+        rows[3 % n] = rows[0]
+        rows[4 % n] *= n < 5
+        norms = np.linalg.norm(rows, axis=1)
+        apart = coloring.distances(coloring.inner_products(rows), norms, norms, by_size=threshold == 0)
+        plain = fcluster(linkage(apart, "average"), max(threshold, coloring.SAME), "distance")
+        np.testing.assert_array_equal(coloring.color(rows, threshold), number(plain))
