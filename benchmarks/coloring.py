@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python benchmarks/coloring.py [--rounds 5] [--threshold 0.1]
 
 Conv 32-64-64, linear 512, LSTM 512: 2,048 gate rows of 1,024 weights. Half of the neurons are planted near
-copies, so that every round of the LSTM finds more to split. Both sides must find the same fibers. Then LSTMs of
-up to 4,096 units, each in a process of its own: time, peak memory, and how time grows with rows^2 x columns.
+copies, so that every round of the LSTM finds more to split. Both sides must find the same fibers. Then LSTMs
+of up to 4,096 units, each in a process of its own: time, peak memory, and growth with rows^2 x columns.
 Writes benchmarks/coloring/results.json and coloring.png.
 """
 
