@@ -29,12 +29,21 @@ def color(rows: np.ndarray, threshold: float, unfolded: np.ndarray | None = None
     return cut(inner_products(rows), norms, norms if unfolded is None else unfolded, threshold)
 
 
-def cut(products: np.ndarray, norms: np.ndarray, unfolded: np.ndarray, threshold: float) -> np.ndarray:
-    """`color`, from the inner products of all pairs, which are overwritten.  (pairs,), (n,) x 2 -> (n,)"""
+def cut(
+    products: np.ndarray,
+    norms: np.ndarray,
+    unfolded: np.ndarray,
+    threshold: float,
+    by_size: bool | None = None,
+) -> np.ndarray:
+    """`color`, from the inner products of all pairs, which are overwritten.  (pairs,), (n,) x 2 -> (n,)
+
+    by_size  whether scaled copies are apart (see `distances`); None: at threshold 0 only
+    """
     n, height = len(norms), max(threshold, SAME)
     if n < 2 or threshold >= 2:
         return one_block(n)
-    apart = distances(products, norms, unfolded, by_size=threshold == 0)
+    apart = distances(products, norms, unfolded, threshold == 0 if by_size is None else by_size)
     component = near(apart, n, height)
     sizes = np.bincount(component)[component]
     labels = component.astype(np.int64)  # right for components of one and of two

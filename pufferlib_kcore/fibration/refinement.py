@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pufferlib_kcore.fibration import coloring
 from pufferlib_kcore.fibration.partition import meet, one_block, singletons
-from pufferlib_kcore.fibration.quotient import FOLD, Table, Tensors, carry
+from pufferlib_kcore.fibration.quotient import FOLD, Fibers, Merge, Table, Tensors, carry
 from pufferlib_kcore.fibration.recurrent import Join, State, Step, add, plain_step
 
 
@@ -42,6 +42,7 @@ class Space:
     kind: str  # "linear", "cnn", "lstm" or "critic"
     producers: tuple[Producer, ...]
     whole: str | None = None  # why it is never merged
+    scales: bool = False  # whether a neuron g times as large only makes its readers' input g times as large
 
 
 def color_spaces(
@@ -50,20 +51,33 @@ def color_spaces(
     table: Table,
     thresholds: Mapping[str, float],
     published: bool = False,
-) -> dict[str, np.ndarray]:
-    """Fibers of every space.
+    by_size: bool = False,
+) -> dict[str, Merge]:
+    """How every space merges: its fibers, and the gains of their neurons.
 
     thresholds  space -> cosine distance in [0, 2]
     published   the published recipe: at most 5 rounds on a cycle, recurrent biases left out of the colors;
                 otherwise to the fixpoint, which takes at most as many rounds as there are units
-    Returns {space: int64 labels (units,)}.
+    by_size     mind the rows' norms: where a space scales, scaled copies merge exactly, through gains; else
+                the distance is |a - b|^2 / 2|a||b|, so that a row and its double are apart
+    Returns {space: Merge}.
     """
-    fibers = {space.name: singletons(space.units) for space in spaces if space.whole}
+    merges = {space.name: Merge.mean(singletons(space.units)) for space in spaces if space.whole}
     free = [space for space in spaces if not space.whole]
     for block in blocks(free, table):
         rounds = 5 if published else sum(space.units for space in block)
-        fibers |= refine(block, tensors, table, thresholds, fibers, rounds, biased=not published)
-    return {space.name: fibers[space.name] for space in spaces}
+        found = refine(block, tensors, table, thresholds, merges, rounds, not published, by_size)
+        for space in block:
+            gain = None
+            if by_size and scaled(space, block):
+                gain = Rows(space, space.producers[0], tensors, table, (), True).norms(merges)
+            merges[space.name] = Merge.mean(found[space.name], gain)
+    return {space.name: merges[space.name] for space in spaces}
+
+
+def scaled(space: Space, block: Sequence[Space]) -> bool:
+    """Whether scaled copies may merge: nothing bends in between, and no cycle leads back."""
+    return space.scales and len(block) == len(space.producers) == 1 and space.producers[0].gates == 1
 
 
 def reads(names: Collection[str], table: Table) -> set[str]:
@@ -97,9 +111,10 @@ def refine(
     tensors: Tensors,
     table: Table,
     thresholds: Mapping[str, float],
-    given: Mapping[str, np.ndarray],
+    given: Fibers,
     rounds: int,
     biased: bool = True,
+    by_size: bool = False,
 ) -> dict[str, np.ndarray]:
     """Color spaces that read one another: start with one fiber each, split until nothing changes.
 
@@ -111,15 +126,16 @@ def refine(
         s.name: [Rows(s, producer, tensors, table, set(fibers), biased) for producer in s.producers]
         for s in block
     }
+    sizes: dict[str, bool | None] = {s.name: not scaled(s, block) if by_size else None for s in block}
     state: dict[str, list[State]] = {
         s.name: [(fibers[s.name], fibers[s.name]) for _ in s.producers] for s in block
     }
     stale, seen = set(fibers), set()
     for _ in range(rounds):
-        now = {**given, **fibers}
+        now: dict[str, np.ndarray | Merge] = {**given, **fibers}
         for name in stale:
             state[name] = [
-                r.producer.step(r.colors(now, thresholds[name]), past)
+                r.producer.step(r.colors(now, thresholds[name], sizes[name]), past)
                 for r, past in zip(rows[name], state[name], strict=True)
             ]
         new = {name: meet(*(s[-1] for s in state[name])) for name in stale}
@@ -161,7 +177,12 @@ class Rows:
         self.kept: tuple[np.ndarray, np.ndarray] | None = None
         self.unfolded = np.sqrt(sum((self.block(c, {}) ** 2).sum(axis=1) for c in columns))
 
-    def colors(self, fibers: Mapping[str, np.ndarray], threshold: float) -> np.ndarray:
+    def norms(self, fibers: Fibers) -> np.ndarray:
+        """Norms of the rows, 1 for those that are zero.  -> (gates * units,)"""
+        squares = np.sum([(self.block(c, fibers) ** 2).sum(axis=1) for c in self.stays], axis=0)
+        return np.where(squares > 0, np.sqrt(squares), 1)
+
+    def colors(self, fibers: Fibers, threshold: float, by_size: bool | None = None) -> np.ndarray:
         """Clusters of all gates' rows together.  -> (gates, units)"""
         if self.kept is None:
             n = len(self.unfolded)
@@ -170,13 +191,13 @@ class Rows:
         if not self.folds:
             self.kept = None  # it is overwritten
         squares, products = self.added(self.folds, fibers, squares, products)
-        labels = coloring.cut(products, np.sqrt(squares), self.unfolded, threshold)
+        labels = coloring.cut(products, np.sqrt(squares), self.unfolded, threshold, by_size)
         return labels.reshape(self.producer.gates, -1)
 
     def added(
         self,
         columns: Sequence[Columns],
-        fibers: Mapping[str, np.ndarray],
+        fibers: Fibers,
         squares: np.ndarray,
         products: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -187,11 +208,11 @@ class Rows:
             coloring.inner_products(block, products)
         return squares, products
 
-    def block(self, columns: Columns, fibers: Mapping[str, np.ndarray]) -> np.ndarray:
+    def block(self, columns: Columns, fibers: Fibers) -> np.ndarray:
         """The folded rows of one block of columns.  -> (gates * units, D)"""
         return columns.join(*(self.folded(name, fibers) for name in columns.names))
 
-    def folded(self, name: str, fibers: Mapping[str, np.ndarray]) -> np.ndarray:
+    def folded(self, name: str, fibers: Fibers) -> np.ndarray:
         """A parameter's rows, its input axes summed over the fibers they read.  -> (gates * units, d)"""
         x = carry(self.tensors[name], self.table[name], fibers, FOLD)
         dim, written = next(

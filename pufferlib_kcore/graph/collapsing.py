@@ -25,6 +25,7 @@ from pufferlib_kcore.graph.report import Report, count_macs, make_report
 
 KINDS = ("linear", "cnn", "lstm", "critic")
 THRESHOLD = 0.3
+COLORS = ("weights", "faithful", "activations")
 
 
 @dataclass(frozen=True)
@@ -69,22 +70,26 @@ def collapse(
     published       the published recipe: five rounds on a recurrent layer, without its biases
     calibrate       recorded inputs, tuples like example_inputs: what reads merged neurons is refitted by
                     least squares, so that on these inputs it computes what it did in the original
-    colors          "weights", or "activations": a neuron joins a fiber where, on the inputs to calibrate on,
-                    its readers can make it up from those kept, to the cosine distance `threshold`
+    colors          "weights"; "faithful", the same minding their size: where nothing but ReLUs and pools
+                    stands between a space and its readers, scaled copies merge exactly, through gains, and
+                    elsewhere they are apart; or "activations": a neuron joins a fiber where, on the inputs to
+                    calibrate on, its readers can make it up from those kept, to the distance `threshold`
     round_to        widths are multiples of this, as hardware may like, or all units
     Raises UserError for thresholds out of range, names that mean nothing, and policies that cannot be traced.
     """
-    if colors not in ("weights", "activations") or colors == "activations" and not calibrate:
-        raise UserError(f"colors={colors!r}: expected 'weights', or 'activations' and inputs to calibrate on")
+    if colors not in COLORS or colors == "activations" and not calibrate:
+        raise UserError(f"colors={colors!r}: expected {COLORS}, and for activations inputs to calibrate on")
     network = network_of(policy, example_inputs, method, value, ignore)
     thresholds = thresholds_of(threshold, network.spaces)
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
-    fibers = color_spaces(network.spaces, tensors, network.table, thresholds, published)
-    counts = {name: int(labels.max()) + 1 for name, labels in fibers.items()}
+    by_weights = color_spaces(
+        network.spaces, tensors, network.table, thresholds, published, colors == "faithful"
+    )
+    counts = {name: int(merge.labels.max()) + 1 for name, merge in by_weights.items()}
     readers = readers_of(policy, network, calibrate, method) if colors == "activations" else {}
     order = {name: ranked(seen, thresholds[name]) for name, seen in readers.items()}
     widths, notes = common_widths(network, counts | {name: k for name, (_, k) in order.items()}, round_to)
-    merges = {name: Merge.mean(split_to(labels, widths[name])) for name, labels in fibers.items()}
+    merges = {n: Merge.mean(split_to(m.labels, widths[n]), m.gain) for n, m in by_weights.items()}
     merges |= {name: gather(readers[name], units[: widths[name]]) for name, (units, _) in order.items()}
     return finish(
         policy, example_inputs, network, merges, thresholds, notes, calibrate, method=method, ignore=ignore

@@ -120,6 +120,7 @@ class _Reader:
             self.group_of[units] = index
             self.place_of[units] = np.arange(len(units))
         self.names = self._names()
+        self.bent = np.unique(np.concatenate([np.zeros(1, int), *map(self._units_in, trace.bent)]))
 
     def network(self, attributes: Sequence[Attribute]) -> Network:
         trace = self.trace
@@ -232,7 +233,8 @@ class _Reader:
         kind = populations[0].kind
         if kind == "linear" and all(self.trace.populations.index(p) in self.critic for p in populations):
             kind = "critic"
-        return Space(self.names[index], len(self.groups[index]), kind, tuple(producers), whole)
+        bent = bool(np.isin(self.groups[index], self.bent).any())
+        return Space(self.names[index], len(self.groups[index]), kind, tuple(producers), whole, not bent)
 
 
 def _array(neurons: Tensor) -> np.ndarray:

@@ -20,6 +20,16 @@ from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.sizes import axis_of, learn_sizes, tagged_shape
 
 RULES: dict[str, Callable] = {}  # operation -> rule(trace, out, *args, **kwargs) -> neurons of out
+HOMOGENEOUS = set(
+    """
+    linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d relu leaky_relu dropout
+    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    view reshape flatten unflatten ravel squeeze unsqueeze permute transpose t T contiguous clone detach
+    chunk split getitem cat stack expand float double to
+    """.split()
+)  # what makes of a neuron g times as large a result g times as large, or reads it
+RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 TAKES_SIZES = {"view", "reshape", "expand", "broadcast_to"}
 ASKS_A_VALUE = {"item", "tolist", "numpy", "bool", "int", "float", "index", "complex"}
 INPUT = -1  # among the sources of a tensor: the policy's inputs
@@ -88,6 +98,7 @@ class Trace(TorchFunctionMode):
         self.united: list[tuple[Tensor, Tensor]] = []
         self.taken: list[Tensor] = []  # neurons that went on together, maybe without the rest of their layer
         self.protected: list[tuple[Tensor, str]] = []  # and why
+        self.bent: list[Tensor] = []  # neurons whose size matters: g times as large, they do something else
         self.same_width: list[list[Tensor]] = []  # populations that one module keeps at one width
         self.inputs = 0  # tensors in what the method was given
         self.state_inputs: dict[int, Tensor] = {}  # an input that is recurrent state -> its neurons
@@ -165,6 +176,8 @@ class Trace(TorchFunctionMode):
             name = self._free_name(name, *places[0])
             self.populations.append(Population(name, kind, self.count, units, tuple(columns), gates, step))
             self.count += units
+        if kind == "lstm":
+            self.bent.append(neurons)
         for i, (parameter, dim) in enumerate(written):
             if i in places:
                 self._use(parameter, dim, "out", neurons.repeat(gates))
@@ -292,12 +305,22 @@ class Trace(TorchFunctionMode):
     def _follow(self, given: list[Tensor], out: Any, args: tuple, kwargs: dict) -> list[Tensor]:
         """The neurons of an operation's results, by its rule; without one, only if nothing is lost."""
         rule = RULES.get(self.operation)
+        if self.operation not in HOMOGENEOUS | RECURRENT and not self._adds_neurons(given, args):
+            self.bent += [self.neurons(x) for x in given if self._origin(x) is None]
         if rule and any(
             self.is_parameter(x) or self._origin(x) is None and self.neurons(x).any() for x in given
         ):
             return list(tensors_in(rule(self, out, *args, **kwargs)))
         cure = f'register a rule for it with @pufferlib_kcore.rule("{self.operation}")'
         return self.leave(given, out, "is unknown", cure)
+
+    def _adds_neurons(self, given: list[Tensor], args: tuple) -> bool:
+        """Whether this is a sum of neurons and of nothing else."""
+        return (
+            self.operation in ("add", "iadd")
+            and len(given) == len(args) == 2
+            and all(bool((self.neurons(x) > 0).all()) for x in given)
+        )
 
     def _origin(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]] | None:
         """The parameter or buffer that x is or transposes, and which of its axes lie along those of x."""

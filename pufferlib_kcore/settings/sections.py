@@ -97,7 +97,7 @@ class Collapse:
     critic: float | None = distance()
     epoch: int = within(0)
     calibrate: int = within(0)
-    colors: Literal["weights", "activations"]
+    colors: Literal["weights", "faithful", "activations"]
     distill: int = within(0)
     max_kl: float | None = within(0)
     target_params: float | None = within(0, 1, " (a part of the parameters)")

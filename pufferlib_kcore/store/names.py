@@ -11,6 +11,7 @@ Thresholds = float | Mapping[str, float]  # one cosine distance in [0, 2], or on
 
 # Tags of the kinds in a folder's name, in the order in which they are written.
 KIND_TAGS = {"default": "def", "linear": "lin", "cnn": "cnn", "lstm": "lstm", "critic": "crit"}
+COLOR_TAGS = {"weights": "thr", "faithful": "size", "activations": "act"}
 METTA_ROLES = ("base", "ablationsrandom", "scratch")
 
 _VALUE = r"(?:\d\d|\d+p\d+)"  # '03' is 0.3; '0p25' is 0.25
@@ -18,7 +19,7 @@ _BY_KIND = r"(?:def|lin|cnn|lstm|crit)"
 _TAG = rf"{_VALUE}|{_BY_KIND}{_VALUE}(?:_{_BY_KIND}{_VALUE})*"
 _NUMBER_TAG = r"\d+(?:p\d+)?"
 _BUDGET = rf"(?:kl{_NUMBER_TAG})?_?(?:params{_NUMBER_TAG})?"
-_FOLDER = re.compile(rf"collapsed_model_(?:(thr|act)_({_TAG})|auto_({_BUDGET}))_(\d{{6,}})")
+_FOLDER = re.compile(rf"collapsed_model_(?:(thr|size|act)_({_TAG})|auto_({_BUDGET}))_(\d{{6,}})")
 _MODEL = re.compile(r"model_(\d{6,})(_collapsed)?(\.state)?\.pt")
 _RUN = re.compile(r"(.+)-([0-9a-f]{8})")
 _METTA_CHECKPOINT = re.compile(r"(.+)__e(\d+)__s(\d+)__t(\d+)__sc(\d+)\.pt")
@@ -119,8 +120,7 @@ def collapse_folder(thresholds: Thresholds, epoch: int, colors: str = "weights")
     >>> collapse_folder(0.3, 51), collapse_folder(0.3, 51, "activations")
     ('collapsed_model_thr_03_000051', 'collapsed_model_act_03_000051')
     """
-    kind = {"weights": "thr", "activations": "act"}[colors]
-    return f"collapsed_model_{kind}_{threshold_tag(thresholds)}_{epoch:06d}"
+    return f"collapsed_model_{COLOR_TAGS[colors]}_{threshold_tag(thresholds)}_{epoch:06d}"
 
 
 def search_folder(budget: Mapping[str, float], epoch: int) -> str:
@@ -143,7 +143,7 @@ def parse_collapse_folder(name: str) -> CollapseName | None:
     if kind is None:
         return CollapseName(None, int(epoch)) if budget else None
     try:
-        colors = "weights" if kind == "thr" else "activations"
+        colors = next(name for name, tag in COLOR_TAGS.items() if tag == kind)
         return CollapseName(parse_threshold_tag(thresholds), int(epoch), colors)
     except UserError:
         return None

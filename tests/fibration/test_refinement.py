@@ -59,14 +59,14 @@ def test_a_chain_of_units_needs_about_as_many_rounds_as_units(units):
         return refine([space], tensors, axes, {"h": 0}, {}, rounds)["h"].max() + 1
 
     assert [fibers_after(r) for r in range(1, units)] == list(range(2, units + 1))
-    assert color_spaces([space], tensors, axes, {"h": 0})["h"].tolist() == list(range(units))
-    published = color_spaces([space], tensors, axes, {"h": 1e-9}, published=True)["h"]
+    assert color_spaces([space], tensors, axes, {"h": 0})["h"].labels.tolist() == list(range(units))
+    published = color_spaces([space], tensors, axes, {"h": 1e-9}, published=True)["h"].labels
     assert published.max() + 1 == min(units, 6)
 
 
 def test_twin_chains_become_one():
     tensors = chain(12, copies=3)
-    found = color_spaces([recurrent_space(36)], tensors, recurrent_table(36, 1), {"h": 0})["h"]
+    found = color_spaces([recurrent_space(36)], tensors, recurrent_table(36, 1), {"h": 0})["h"].labels
     assert found.tolist() == np.repeat(np.arange(12), 3).tolist()
 
 
@@ -88,10 +88,10 @@ def test_biases_count_unless_the_published_recipe_is_asked_for():
             gates = p.reshape(4, 2, -1)
             gates[:, 1] = gates[:, 0]
     table, space = recurrent_table(2, 1), recurrent_space(2)
-    assert color_spaces([space], tensors, table, {"h": 0})["h"].tolist() == [0, 1]
-    assert color_spaces([space], tensors, table, {"h": 1e-9}, published=True)["h"].tolist() == [0, 0]
+    assert color_spaces([space], tensors, table, {"h": 0})["h"].labels.tolist() == [0, 1]
+    assert color_spaces([space], tensors, table, {"h": 1e-9}, published=True)["h"].labels.tolist() == [0, 0]
     tensors["b_ih"] = 1 - tensors["b_hh"]  # only their sum acts
-    assert color_spaces([space], tensors, table, {"h": 0})["h"].tolist() == [0, 0]
+    assert color_spaces([space], tensors, table, {"h": 0})["h"].labels.tolist() == [0, 0]
 
 
 def test_a_gru_keeps_the_new_gates_biases_apart():
@@ -109,7 +109,7 @@ def test_a_gru_keeps_the_new_gates_biases_apart():
         moved = {name: p.clone() for name, p in tensors.items()}
         moved["b_ih"][2 * gate] += 0.5
         moved["b_hh"][2 * gate] -= 0.5
-        return color_spaces([space], moved, table, {"h": 0})["h"].max() + 1
+        return color_spaces([space], moved, table, {"h": 0})["h"].labels.max() + 1
 
     assert [fibers(gate) for gate in range(3)] == [1, 1, 2]
 
@@ -150,7 +150,7 @@ def test_a_grus_partitions_are_those_of_its_definition(threshold):
         hidden = naive.renumbered(zip(*naive.clusters(rows, threshold).reshape(3, 8), hidden, strict=True))
     tensors = {name: torch.from_numpy(x) for name, x in w.items()}
     table = recurrent_table(8, 3, gates=3)
-    found = color_spaces([recurrent_space(8, cell="gru")], tensors, table, {"h": threshold})["h"]
+    found = color_spaces([recurrent_space(8, cell="gru")], tensors, table, {"h": threshold})["h"].labels
     np.testing.assert_array_equal(found, hidden)
 
 
@@ -218,6 +218,7 @@ def test_published_partitions_are_the_recipes(threshold, trained):
     found = color_spaces(
         spaces, tensors, table, dict.fromkeys(["conv", "fc", "h"], threshold), published=True
     )
+    found = {name: merge.labels for name, merge in found.items()}
 
     unfolded = np.arange(2)  # observations are never merged
     np.testing.assert_array_equal(found["conv"], naive.layer(w["conv"], w["conv.bias"], unfolded, threshold))
