@@ -409,7 +409,12 @@ def figure(before: list[dict], after: list[dict]) -> Figure:
         strict=True,
     ):
         axes.set_ylabel(label)
-    drawn.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    named = {
+        label: line
+        for panel in panels[0]
+        for line, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    drawn.legend(list(named.values()), list(named), loc="outside lower center", ncols=5, fontsize=8)
     return drawn
 
 
