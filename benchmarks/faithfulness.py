@@ -3,6 +3,7 @@
     python benchmarks/faithfulness.py train --jobs 3       # four policies, about an hour
     python benchmarks/faithfulness.py measure              # KL, value error, return; goes on where it stopped
     python benchmarks/faithfulness.py retrain              # the same after a fixed number of steps
+    python benchmarks/faithfulness.py shake                # KL to itself with its weights moved a little
     python benchmarks/faithfulness.py show                 # tables and figure, in benchmarks/faithfulness
 
 Sizes are parts of the parameters: each method gets the most parameters that it can use within the size.
@@ -69,7 +70,7 @@ TASKS = {  # name: (arguments of training, steps of retraining, episodes of a re
         "--train.learning-rate 5e-4 --train.anneal-lr True --train.gamma 0.99 --train.gae-lambda 0.95 "
         "--train.ent-coef 0.01 --train.clip-coef 0.15 --train.vf-coef 0.5 "
         "--train.vf-clip-coef 0.2 --train.max-grad-norm 0.5",
-        102_400,
+        40_960,
         32,
     ),
 }
@@ -480,9 +481,27 @@ def train(args: argparse.Namespace) -> None:
         list(pool.map(one, args.tasks))
 
 
+def shake(args: argparse.Namespace) -> None:
+    """How far a policy is from itself with weights moved at random: what no collapse can be held to."""
+    for task in args.tasks:
+        case = case_of(Run.open(Path(args.runs) / task))
+        same = graph.collapse(case.policy, case.inputs, 0)
+        for part in (1e-5, 1e-4, 1e-3):
+            kls = []
+            for seed in range(10):
+                moved, generator = copy.deepcopy(case.policy), torch.Generator().manual_seed(seed)
+                with torch.no_grad():
+                    for p in moved.parameters():
+                        spread = p.std() if p.numel() > 1 else p.abs()
+                        p += part * spread * torch.randn(p.shape, generator=generator)
+                kls.append(graph.divergence(case.policy, moved, case.test, same.network, {}).kl)
+            found = f"KL {np.median(kls):.2g} (median of 10), {max(kls):.2g} (largest)"
+            print(f"{task}: weights moved by {part:g} of their spread: {found}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["train", "measure", "retrain", "show"])
+    parser.add_argument("what", choices=["train", "measure", "retrain", "shake", "show"])
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--methods", nargs="+", choices=list(METHODS))
     parser.add_argument("--sizes", nargs="+", type=float)
@@ -504,6 +523,9 @@ def main() -> None:
             args.methods or METHODS,
             lambda case, run, found, task: measure(case, found, TASKS[task][2]),
         )
+    elif args.what == "shake":
+        shake(args)
+        return
     elif args.what == "retrain":
         grid(
             args,
