@@ -217,7 +217,9 @@ def check(
     except Exception as error:
         raise UserError(f"the collapsed {type(smaller).__name__} does not run ({error}); {cure}") from error
     for name, axes in network.table.items():
-        for axis, now in zip(axes, found[name], strict=True):
-            expected = tuple(replace(s, units=widths.get(s.space or "", s.units)) for s in axis)
-            if now != expected and all(s.units > 1 for s in expected):  # one unit lies in any order
+        expected = [tuple(replace(s, units=widths.get(s.space or "", s.units)) for s in a) for a in axes]
+        if any(s.space and s.units == 1 for axis in expected for s in axis):
+            continue  # one unit may lie on any axis, in any order
+        for axis, now in zip(expected, found.get(name, ((),) * len(axes)), strict=True):
+            if now != axis and all(s.units > 1 for s in axis):
                 raise UserError(f"the collapsed {type(smaller).__name__} uses {name} otherwise; {cure}")

@@ -53,14 +53,14 @@ def product(trace: Trace, out: Tensor, kept: Letters, *factors: Factor) -> Tenso
         met += [trace.write(at, kind="linear") for at in readers]
         trace.read(parameter, dim, _united(trace, met, parameter.shape[dim]))
     living = [(where, neurons) for value in brought for where, neurons in value if where in kept]
-    letters = list(dict(living)) or _free(weights, values, kept)[:1]
+    letters = list(dict(living)) or _free(trace, weights, values, kept)[:1]
     if len(letters) != 1:
         for _, neurons in living:
             trace.protect(neurons, f"{trace.here()} pairs each with each of others")
         return trace.nobody(out)[0]
     (letter,) = letters
     met = [neurons for _, neurons in living]
-    met += [trace.write(f.at(letter), kind="linear") for f in weights if letter in f.letters]
+    met += [trace.write(at, kind="linear") for at in _places(trace, weights, letter)]
     dim = list(kept).index(letter)
     return trace.spread(_united(trace, met, out.shape[dim]), out, dim)
 
@@ -85,11 +85,18 @@ def _rank(trace: Trace, parameter: Tensor, dim: int) -> tuple[int, int]:
     return ["out", None, "in"].index(use.role if use else None), parameter.ndim
 
 
-def _free(weights: Sequence[Factor], values: Sequence[Factor], kept: Letters) -> list[Hashable]:
+def _free(trace: Trace, weights: Sequence[Factor], values: Sequence[Factor], kept: Letters) -> list[Hashable]:
     """Letters along which parameters can write neurons, those first that read what the policy computes."""
     taken = {letter for f in values for letter in f.letters}
     reading = sorted(weights, key=lambda f: not taken - set(kept) & set(f.letters))
-    return [letter for f in reading for letter in f.letters if letter in kept and letter not in taken]
+    letters = dict.fromkeys(letter for f in reading for letter in f.letters)
+    return [k for k in letters if k in kept and k not in taken and _places(trace, weights, k)]
+
+
+def _places(trace: Trace, weights: Sequence[Factor], letter: Hashable) -> list[tuple[Tensor, int]]:
+    """The axes of parameters that have this letter."""
+    places = [f.at(letter) for f in weights if letter in f.letters]
+    return [at for at in places if trace.axis(*at)]
 
 
 def _united(trace: Trace, met: Sequence[Tensor], size: int) -> Tensor:
@@ -149,15 +156,13 @@ def outer(trace: Trace, out: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 @rule("einsum")
-def einsum(trace: Trace, out: Tensor, equation: Any, *operands: Any) -> Tensor:
+def einsum(trace: Trace, out: Tensor, equation: str, *operands: Any) -> Tensor:
     tensors = operands[0] if isinstance(operands[0], (tuple, list)) else operands
-    if not isinstance(equation, str):
-        cure = "write it as 'ij,jk->ik'"
-        return trace.leave((equation, operands), out, "cannot be traced: its axes have no letters", cure)[0]
     given, arrow, kept = equation.replace(" ", "").partition("->")
     terms = given.split(",")
-    if any(len(set(term.replace("...", ""))) < len(term.replace("...", "")) for term in terms):
-        return trace.leave(tensors, out, "cannot be traced: a letter comes twice", "use torch.diagonal")[0]
+    if any(len(set(letters)) < len(letters) for letters in (term.replace(".", "") for term in terms)):
+        cure = "take the diagonal beforehand"
+        return trace.leave(tensors, out, "cannot be traced: a letter comes twice in one term", cure)[0]
     if not arrow:
         once = sorted(c for c in set(given) - set(".,") if given.count(c) == 1)
         kept = "..." * ("..." in given) + "".join(once)

@@ -327,21 +327,27 @@ def same(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Ten
 # Movement: neurons move as their values do -----------------------------------------------------------
 
 
-@rule(*"view reshape flatten unflatten ravel squeeze unsqueeze view_as reshape_as".split())
+@rule(*"view reshape flatten unflatten ravel squeeze view_as reshape_as".split())
 def in_order(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return trace.neurons(x).reshape(out.shape)
 
 
-@rule(*"permute transpose swapaxes swapdims movedim moveaxis t T mT".split())
-def transposed(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    axes = torch.empty(tuple(range(2, 2 + x.ndim)))  # told apart by their sizes
-    dims = [size - 2 for size in trace.func(axes, *args, **kwargs).shape]
-    return trace.nobody(out) if trace.transpose(x, out, dims) else moved(trace, out, x, *args, **kwargs)
+@rule(*"permute transpose swapaxes swapdims movedim moveaxis t T mT unsqueeze".split())
+def permuted(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    axes = torch.empty(tuple(range(2, 2 + x.ndim)))  # told apart by their sizes; 1 is a new one
+    dims = [size - 2 if size > 1 else None for size in trace.func(axes, *args, **kwargs).shape]
+    return trace.nobody(out) if trace.view(x, out, dims) else moved(trace, out, x, *args, **kwargs)
+
+
+@rule("expand", "expand_as", "broadcast_to")
+def repeated(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    added = out.ndim - x.ndim
+    dims = [d - added if d >= added and x.shape[d - added] == out.shape[d] else None for d in range(out.ndim)]
+    return trace.nobody(out) if trace.view(x, out, dims) else moved(trace, out, x, *args, **kwargs)
 
 
 @rule(
     *"""
-    expand expand_as broadcast_to
     broadcast_tensors repeat tile repeat_interleave cat concat concatenate stack hstack vstack
     chunk split tensor_split unbind narrow select getitem index_select roll flip unfold
     """.split()

@@ -120,6 +120,8 @@ def known_sizes(module: nn.Module) -> dict[str, tuple[str, int]]:
     if isinstance(module, nn.modules.conv._ConvNd):
         if 1 < module.groups == module.in_channels == module.out_channels:
             return DEPTHWISE
+    if isinstance(module, nn.RNNBase) and module.proj_size:
+        return {}  # it is left whole
     if isinstance(module, nn.modules.batchnorm._NormBase) and module.weight is None:
         return {"num_features": ("running_mean", 0)} if module.track_running_stats else {}
     return next((sizes for kind, sizes in SIZES.items() if isinstance(module, kind)), {})

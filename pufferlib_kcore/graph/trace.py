@@ -32,6 +32,7 @@ HOMOGENEOUS = set(
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 TAKES_SIZES = {"view", "reshape", "expand", "broadcast_to"}
 ASKS_A_VALUE = {"item", "tolist", "numpy", "bool", "int", "float", "index", "complex"}
+Axes = tuple[int | None, ...]  # of a parameter, in the order of a view's; None where it only repeats
 INPUT = -1  # among the sources of a tensor: the policy's inputs
 
 
@@ -107,7 +108,7 @@ class Trace(TorchFunctionMode):
         self.touched: set[str] = set()  # parameters that took part
         self._names = {id(tensor): name for name, tensor in self.tensors.items()}
         self._shadows: dict[int, tuple[Tensor, Shadow]] = {}  # tensors are kept, so that ids stay theirs
-        self._transposes: dict[int, tuple[Tensor, Tensor, tuple[int, ...]]] = {}  # it, of what, whose axes
+        self._views: dict[int, tuple[Tensor, Tensor, Axes]] = {}  # views of parameters, and of which
         self._path: list[str] = []  # the modules that are running
         self._written: set[int] = set()  # populations of the operation that is running
 
@@ -138,7 +139,7 @@ class Trace(TorchFunctionMode):
         return not self.neurons(x).any() and bool((x == x.flatten()[:1]).all())
 
     def read(self, parameter: Tensor, dim: int, neurons: Tensor) -> None:
-        """An axis of a parameter, or of its transpose, is summed over these neurons."""
+        """An axis of a parameter, or of a view of one, is summed over these neurons."""
         if self.axis(parameter, dim) is None:
             self.hold(parameter, "reads with it")
             self.protect(neurons, f"{self.here()} reads it through a computed matrix")
@@ -154,7 +155,7 @@ class Trace(TorchFunctionMode):
         columns: Sequence[Columns] | None = None,
         name: str | None = None,
     ) -> Tensor:
-        """Axes of parameters, or of their transposes, write one population of neurons.  -> (units,)
+        """Axes of parameters, or of views of them, write one population of neurons.  -> (units,)
 
         kind         which threshold it takes: "linear", "cnn" or "lstm"
         gates, step  of a recurrent cell, whose gates' rows follow one another along the axes
@@ -186,12 +187,16 @@ class Trace(TorchFunctionMode):
         self._written.add(self.population(int(neurons[0])))
         return neurons
 
-    def transpose(self, x: Tensor, out: Tensor, dims: Sequence[int]) -> bool:
-        """Whether x is a parameter, whose axes `dims` are those of out: rules may then name either."""
+    def view(self, x: Tensor, out: Tensor, dims: Sequence[int | None]) -> bool:
+        """Whether x is a parameter, or a view of one: then `out` is another, and rules may name its axes.
+
+        dims  for each axis of out that of x; None where out repeats x along it
+        """
         origin = self._origin(x)
         if origin is not None:
             parameter, before = origin
-            self._transposes[id(out)] = out, parameter, tuple(before[dim] for dim in dims)
+            axes = tuple(None if dim is None else before[dim] for dim in dims)
+            self._views[id(out)] = out, parameter, axes
         return origin is not None
 
     def unite(self, a: Tensor, b: Tensor) -> None:
@@ -242,18 +247,19 @@ class Trace(TorchFunctionMode):
         return self._names.get(id(tensor))
 
     def is_named(self, x: Tensor) -> bool:
-        """Whether x is a parameter or buffer of the policy, or a transpose of one."""
+        """Whether x is a parameter or buffer of the policy, or a view of one."""
         return self._origin(x) is not None
 
     def is_parameter(self, x: Tensor) -> bool:
-        """Whether x is one, or a transpose."""
+        """Whether x is one, or a view of one."""
         origin = self._origin(x)
         return origin is not None and isinstance(origin[0], nn.Parameter)
 
     def axis(self, x: Tensor, dim: int) -> tuple[str, int] | None:
-        """The parameter or buffer, and its axis, that lies along an axis of x: x itself, or a transpose."""
-        origin = self._origin(x)
-        return None if origin is None else (self._names[id(origin[0])], origin[1][dim])
+        """The parameter or buffer, and which axis of it, that lies along an axis of x; None if none does."""
+        parameter, axes = self._origin(x) or (x, ())
+        axis = axes[dim] if axes else None
+        return None if axis is None else (self._names[id(parameter)], axis)
 
     def here(self) -> str:
         """The operation that is running, and its module."""
@@ -291,7 +297,7 @@ class Trace(TorchFunctionMode):
             self.touched |= {name for x in given if (name := self.name(x))}
             neurons = self._follow(given, out, args, kwargs)
             for x, ids in zip(results, neurons, strict=True):
-                if id(x) not in self._transposes:
+                if id(x) not in self._views:
                     self._keep(x, Shadow(ids, sources | self._written))
             if self.operation in TAKES_SIZES:
                 learn_sizes(args[1] if isinstance(args[1], (tuple, list)) else args[1:], neurons[0])
@@ -319,14 +325,15 @@ class Trace(TorchFunctionMode):
         return (
             self.operation in ("add", "iadd")
             and len(given) == len(args) == 2
+            and not any(self.is_table(x) for x in given)
             and all(bool((self.neurons(x) > 0).all()) for x in given)
         )
 
-    def _origin(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]] | None:
-        """The parameter or buffer that x is or transposes, and which of its axes lie along those of x."""
+    def _origin(self, x: Tensor) -> tuple[Tensor, Axes] | None:
+        """The parameter or buffer that x is or is a view of, and which of its axes lie along those of x."""
         if self.name(x):
             return x, tuple(range(x.ndim))
-        return self._transposes[id(x)][1:] if id(x) in self._transposes else None
+        return self._views[id(x)][1:] if id(x) in self._views else None
 
     def _free_name(self, name: str | None, parameter: str, dim: int) -> str:
         """A name that no population has yet."""
@@ -336,10 +343,14 @@ class Trace(TorchFunctionMode):
         return next(n for n in (name or of_module, parameter, f"{parameter}.{dim}") if n not in taken)
 
     def _shadow(self, x: Tensor) -> Shadow:
-        if id(x) in self._transposes and id(x) not in self._shadows:
-            _, parameter, dims = self._transposes[id(x)]
-            shadow = self._shadow(parameter)
-            self._keep(x, Shadow(shadow.neurons.permute(dims), shadow.sources))
+        if id(x) in self._views and id(x) not in self._shadows:
+            _, parameter, axes = self._views[id(x)]
+            shadow, there = self._shadow(parameter), [axis for axis in axes if axis is not None]
+            gone = tuple(set(range(parameter.ndim)) - set(there))  # of size 1, before it was repeated
+            neurons = shadow.neurons.permute(*there, *gone).reshape(
+                [1 if axis is None else parameter.shape[axis] for axis in axes]
+            )
+            self._keep(x, Shadow(neurons.expand(x.shape), shadow.sources))
         elif id(x) not in self._shadows:
             name, long = self.name(x), [dim for dim, size in enumerate(x.shape) if size > 1]
             neurons = torch.zeros(x.shape, dtype=torch.int64, device=x.device)

@@ -1,10 +1,11 @@
-"""Layers: each kind exact on planted symmetry (float64, 1e-10), or left whole with its reason."""
+"""Layer kinds: each with planted symmetry, collapsed back to its base, or left whole with a reason."""
+
+import copy
 
 import numpy as np
 import pytest
 import torch
-from planted import assert_same, assert_same_policy, lifted, random_
-from test_trace import Net, inputs, two_heads
+from planted import Net, assert_same, assert_same_policy, inputs, lifted, random_, two_heads
 from torch import nn
 
 from pufferlib_kcore import UserError, graph
@@ -12,195 +13,364 @@ from pufferlib_kcore import UserError, graph
 pytestmark = pytest.mark.usefixtures("exact")
 
 
-def heads(width=9):
-    return dict(actor=nn.Linear(width, 3), critic=nn.Linear(width, 1))
-
-
-def convolved(net, x):
-    x = net.norm(net.a(x)).relu()
-    return two_heads(net, net.b(x).flatten(2).mean(-1).tanh())
-
-
-def depthwise(net, x):
-    x = net.a(x).relu()
-    return two_heads(net, net.b(net.deep(x)).flatten(2).mean(-1).tanh())
-
-
-def upsampled(net, x):
-    return two_heads(net, net.up(net.a(x).relu()).relu().flatten(2).mean(-1))
-
-
-def looked_up(net, x):
-    rows = (x * 3).long().clamp(0, 6)
-    return two_heads(net, net.fc(net.table(rows).mean(1)).relu())
-
-
-def raw(net, x):
-    h = torch.tanh(x @ net.first)
-    h = torch.tanh(torch.einsum("...i,oi->...o", h, net.second) + net.shift)
-    return two_heads(net, torch.matmul(net.third, h.unsqueeze(-1)).squeeze(-1).relu())
-
-
-def bilinear(net, x):
-    """An actor in the manner of Metta: hidden units and action embeddings meet in one tensor."""
-    hidden, actions = net.hidden(x).relu(), net.actions(torch.arange(4))
-    met = torch.tanh(torch.einsum("bh,khe,ae->bak", hidden, net.met, actions) + net.shift)
-    return net.one(net.mlp(met).relu()).squeeze(-1), net.critic(hidden)
-
-
-def multiplied(net, x):
-    return two_heads(net, net.meet(net.a(x).tanh(), net.b(x).relu()).tanh())
-
-
-def parameter(*shape):
-    return nn.Parameter(torch.zeros(*shape))
-
-
-def trained_norm(norm):
-    """Running statistics of its own, and no two channels alike."""
+def net_of(forward, training=False, **layers):
+    """A policy with random parameters and running statistics, its features 9 wide."""
+    net = random_(Net(forward, **layers, actor=nn.Linear(9, 3), critic=nn.Linear(9, 1)))
     generator = torch.Generator().manual_seed(1)
-    for x in (norm.running_mean, norm.running_var):
-        if x is not None:
-            x.copy_(torch.rand(x.shape, generator=generator) + 0.5)
-    return norm.double()
+    for name, buffer in net.named_buffers():
+        if buffer.ndim:
+            noise = torch.randn(buffer.shape, generator=generator).double()
+            buffer.copy_(noise.exp() if name.endswith("var") else noise)
+    return net.train(training)
 
 
-EXACT = {
-    "batch norm 2d": (
-        convolved,
-        dict(a=nn.Conv2d(2, 6, 3), norm=trained_norm(nn.BatchNorm2d(6)), b=nn.Conv2d(6, 9, 1)),
-        (5, 2, 6, 6),
-    ),
-    "batch norm 2d, evaluated": (
-        convolved,
-        dict(a=nn.Conv2d(2, 6, 3), norm=trained_norm(nn.BatchNorm2d(6)).eval(), b=nn.Conv2d(6, 9, 1)),
-        (5, 2, 6, 6),
-    ),
-    "batch norm without scale": (
-        convolved,
-        dict(
-            a=nn.Conv2d(2, 6, 3),
-            norm=trained_norm(nn.BatchNorm2d(6, affine=False)).eval(),
-            b=nn.Conv2d(6, 9, 1),
-        ),
-        (5, 2, 6, 6),
-    ),
-    "batch norm of the batch": (
-        convolved,
-        dict(a=nn.Conv2d(2, 6, 3), norm=nn.BatchNorm2d(6, track_running_stats=False), b=nn.Conv2d(6, 9, 1)),
-        (5, 2, 6, 6),
-    ),
-    "batch norm 1d": (
-        lambda net, x: two_heads(net, net.norm(net.a(x)).tanh()),
-        dict(a=nn.Linear(5, 9), norm=trained_norm(nn.BatchNorm1d(9)).eval()),
-        (6, 5),
-    ),
-    "batch norm 3d": (
-        convolved,
-        dict(a=nn.Conv3d(1, 4, 2), norm=trained_norm(nn.BatchNorm3d(4)).eval(), b=nn.Conv3d(4, 9, 1)),
-        (3, 1, 3, 4, 3),
-    ),
-    "depthwise": (
-        depthwise,
-        dict(a=nn.Conv2d(2, 6, 3), deep=nn.Conv2d(6, 6, 3, padding=1, groups=6), b=nn.Conv2d(6, 9, 1)),
-        (3, 2, 6, 6),
-    ),
-    "transposed 1d": (
-        upsampled,
-        dict(a=nn.Conv1d(2, 5, 3), up=nn.ConvTranspose1d(5, 9, 3, stride=2)),
-        (3, 2, 8),
-    ),
-    "transposed 2d": (
-        upsampled,
-        dict(a=nn.Conv2d(2, 5, 3), up=nn.ConvTranspose2d(5, 9, 3, bias=False)),
-        (3, 2, 6, 6),
-    ),
-    "transposed 3d": (upsampled, dict(a=nn.Conv3d(1, 5, 2), up=nn.ConvTranspose3d(5, 9, 2)), (3, 1, 3, 3, 3)),
-    "embedding": (looked_up, dict(table=nn.Embedding(7, 6), fc=nn.Linear(6, 9)), (4, 3)),
-    "raw parameters": (
-        raw,
-        dict(first=parameter(5, 7), second=parameter(8, 7), shift=parameter(8), third=parameter(9, 8)),
-        (3, 5),
-    ),
-    "nn.Bilinear": (
-        multiplied,
-        dict(a=nn.Linear(5, 4), b=nn.Linear(5, 6), meet=nn.Bilinear(4, 6, 9)),
-        (3, 5),
-    ),
-}
+def outputs(net, given):
+    with torch.no_grad():
+        return copy.deepcopy(net)(*given)  # a norm in training changes
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_a_lift_collapses_to_its_base(name):
-    forward, layers, shape = EXACT[name]
-    base = with_statistics(random_(Net(forward, **layers, **heads())))
-    large, fibers = lifted(base, inputs(*shape))
-    assert fibers, graph.spaces(base, inputs(*shape))
-    found = graph.collapse(large, inputs(*shape), 0)
+def assert_exact(base, given, merged, whole=()):
+    """A lift of base collapses to it, and all three compute the same.  merged: spaces that are lifted"""
+    large, fibers = lifted(base, given)
+    assert set(fibers) == set(merged)
+    found = graph.collapse(large, given, 0)
     for space, labels in fibers.items():
         np.testing.assert_array_equal(found.fibers[space], labels, space)
     assert_same_policy(found.policy, base)
-    with torch.no_grad():
-        expected = base(*inputs(*shape))
-        assert_same(large(*inputs(*shape)), expected)
-        assert_same(found.policy(*inputs(*shape)), expected)
+    assert {type(m): vars(m).get("groups") for m in found.policy.modules()} == {
+        type(m): vars(m).get("groups") for m in base.modules()
+    }
+    assert str(found.policy) == str(base)  # the sizes that modules keep
+    assert_same(outputs(large, given), outputs(base, given))
+    assert_same(outputs(found.policy, given), outputs(base, given))
+    small = graph.collapse(large, given, 2)
+    assert all(small.widths[space] == 1 for space in merged)
+    assert set(whole) <= {space for space, reason in small.reasons.items() if reason}
+    outputs(small.policy, given)
 
 
-def with_statistics(policy):
-    """No channel's variance may be negative, as random numbers are."""
-    for name, x in policy.named_buffers():
-        if name.endswith("running_var"):
-            x.abs_()
-    return policy
+def normed(net, x):
+    x = net.norm(net.a(x))
+    return two_heads(net, net.fc(x.relu().flatten(1)))
 
 
-def test_a_metta_like_bilinear_actor_collapses_exactly():
-    base = random_(
-        Net(
-            bilinear,
-            hidden=nn.Linear(5, 7),
-            actions=nn.Embedding(4, 6),
-            met=parameter(8, 7, 6),
-            shift=parameter(8),
-            mlp=nn.Linear(8, 5),
-            one=nn.Linear(5, 1),
-            critic=nn.Linear(7, 1),
-        )
-    )
-    large, fibers = lifted(base, inputs(3, 5))
-    assert {"hidden", "actions", "met", "mlp"} <= fibers.keys()
-    found = graph.collapse(large, inputs(3, 5), 0)
-    assert_same_policy(found.policy, base)
-    with torch.no_grad():
-        assert_same(found.policy(*inputs(3, 5)), base(*inputs(3, 5)))
-        assert_same(large(*inputs(3, 5)), base(*inputs(3, 5)))
+def residual_norms(net, x):
+    x = net.n1(net.a(x)).relu()
+    x = (x + net.n2(net.b(net.n3(net.c(x)).relu()))).relu()
+    return two_heads(net, net.fc(x.mean(dim=(2, 3))))
+
+
+def flat_norm(net, x):
+    return two_heads(net, net.fc(net.norm(net.a(x).flatten(1)).tanh()))
+
+
+def conv(d, *args, **kwargs):
+    return (nn.Conv1d, nn.Conv2d, nn.Conv3d)[d - 1](*args, **kwargs)
+
+
+def batch_norm(d, *args, **kwargs):
+    return (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[d - 1](*args, **kwargs)
 
 
 NORMS = {
-    "layer norm": nn.LayerNorm(8),
-    "group norm": nn.GroupNorm(2, 8),
-    "rms norm": nn.RMSNorm(8),
-    "layer norm without scale": nn.LayerNorm(8, elementwise_affine=False),
+    "affine": {},
+    "not affine": dict(affine=False),
+    "no statistics": dict(track_running_stats=False),
+    "nothing kept": dict(affine=False, track_running_stats=False),
 }
 
 
-@pytest.mark.parametrize("name", NORMS)
-def test_a_norm_over_units_keeps_them_whole_and_lets_those_behind_it_merge(name):
-    net = Net(
-        lambda net, x: two_heads(net, net.b(net.norm(net.a(x))).relu()),
-        a=nn.Linear(5, 8),
-        norm=NORMS[name],
-        b=nn.Linear(8, 9),
-        **heads(),
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kept", NORMS)
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_batch_norm(d, kept, training):
+    layers = dict(a=conv(d, 2, 5, 2), norm=batch_norm(d, 5, **NORMS[kept]), fc=nn.Linear(5 * 2**d, 9))
+    assert_exact(net_of(normed, training, **layers), inputs(4, 2, *[3] * d), ["a", "fc"])
+
+
+def test_norms_on_a_residual_stream():
+    layers = dict(a=nn.Conv2d(2, 5, 1), b=nn.Conv2d(7, 5, 1), c=nn.Conv2d(5, 7, 3, padding=1, bias=False))
+    layers |= dict(n1=nn.BatchNorm2d(5), n2=nn.BatchNorm2d(5), n3=nn.BatchNorm2d(7), fc=nn.Linear(5, 9))
+    assert_exact(net_of(residual_norms, **layers), inputs(3, 2, 4, 4), ["a", "c", "fc"])
+
+
+def test_a_norm_of_flattened_channels_keeps_its_places():
+    layers = dict(a=nn.Conv1d(2, 5, 2), norm=nn.BatchNorm1d(20), fc=nn.Linear(20, 9))
+    assert_exact(net_of(flat_norm, **layers), inputs(6, 2, 5), ["a", "fc"])
+
+
+def test_instance_norm():
+    norm = nn.InstanceNorm1d(5, affine=True, track_running_stats=True)
+    layers = dict(a=nn.Conv1d(2, 5, 2), norm=norm, fc=nn.Linear(20, 9))
+    for training in (True, False):
+        assert_exact(net_of(normed, training, **layers), inputs(6, 2, 5), ["a", "fc"])
+
+
+def test_running_statistics_go_on_from_their_means():
+    base = net_of(normed, True, a=nn.Conv1d(2, 5, 2), norm=nn.BatchNorm1d(5), fc=nn.Linear(20, 9))
+    given = inputs(6, 2, 5)
+    large, _ = lifted(base, given)
+    found = graph.collapse(large, given, 0).policy
+    for net in (base, large, found):
+        net(*given)
+    assert_same(found.norm.state_dict().values(), base.norm.state_dict().values())
+    assert int(large.norm.num_batches_tracked) == 1
+
+
+def test_a_norms_size_does_not_outweigh_the_weights():
+    """Channels of different weights and like statistics stay apart, in whatever unit the observations are."""
+    base = net_of(normed, a=nn.Conv1d(2, 5, 2), norm=nn.BatchNorm1d(5), fc=nn.Linear(20, 9))
+    base.norm.running_var.fill_(900.0), base.norm.running_mean.fill_(200.0)
+    base.norm.weight.data.fill_(1), base.norm.bias.data.fill_(0)
+    bare = net_of(lambda net, x: two_heads(net, net.fc(net.a(x).flatten(1))), a=base.a, fc=base.fc)
+    given = inputs(6, 2, 5)
+    for threshold in (0.1, 0.5, 0.8):
+        np.testing.assert_array_equal(
+            graph.collapse(base, given, threshold).fibers["a"],
+            graph.collapse(bare, given, threshold).fibers["a"],
+        )
+
+
+MIXING = {
+    "layer norm": (nn.LayerNorm(6), "`layer_norm` in norm mixes its neurons"),
+    "layer norm without parameters": (nn.LayerNorm(6, elementwise_affine=False), "`layer_norm` in norm"),
+    "rms norm": (nn.RMSNorm(6), "`rms_norm` in norm mixes its neurons"),
+    "group norm": (nn.GroupNorm(2, 6), "`group_norm` in norm mixes its neurons"),
+}
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_norms_over_neurons_keep_them_whole_and_what_is_behind_merges(name):
+    norm, reason = MIXING[name]
+
+    def forward(net, x):
+        return two_heads(net, net.c(net.norm(net.b(net.a(x).relu())).tanh()).relu())
+
+    layers = dict(a=nn.Linear(5, 8), b=nn.Linear(8, 6), norm=norm, c=nn.Linear(6, 9))
+    base, given = net_of(forward, **layers), inputs(3, 5)
+    assert_exact(base, given, ["a", "c"], whole=["b"])
+    found = graph.collapse(base, given, 2)
+    assert found.reasons["b"].startswith(reason)
+    for p, q in zip(base.norm.parameters(), found.policy.norm.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def depthwise(net, x):
+    x = net.norm(net.dw(net.a(x).relu())).relu()
+    return two_heads(net, net.fc(net.pw(x).relu().flatten(1)))
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_depthwise_convolutions_are_scales_of_channels(d, bias):
+    layers = dict(a=conv(d, 2, 5, 1), dw=conv(d, 5, 5, 2, groups=5, bias=bias), norm=batch_norm(d, 5))
+    layers |= dict(pw=conv(d, 5, 4, 1), fc=nn.Linear(4 * 2**d, 9))
+    base, given = net_of(depthwise, **layers), inputs(3, 2, *[3] * d)
+    assert_exact(base, given, ["a", "pw", "fc"])
+    found = graph.collapse(lifted(base, given)[0], given, 0).policy
+    assert (found.dw.in_channels, found.dw.out_channels, found.dw.groups) == (5, 5, 5)
+    assert graph.collapse(base, given, 2).policy.dw.groups == 1
+
+
+def test_a_number_of_groups_that_a_policy_keeps():
+    class Depthwise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel, self.groups, self.a = nn.Parameter(torch.ones(6, 1, 3)), 6, nn.Conv1d(2, 6, 1)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x):
+            y = nn.functional.conv1d(self.a(x), self.kernel, groups=self.groups)
+            return self.head(y.mean(2))
+
+    base = random_(Depthwise())
+    large, fibers = lifted(base, inputs(3, 2, 5))
+    assert large.groups == 9 and set(fibers) == {"a"}
+    found = graph.collapse(large, inputs(3, 2, 5), 0).policy
+    assert found.groups == 6
+    assert_same_policy(found, base)
+
+
+GROUPED = {
+    "groups": (nn.Conv1d(6, 6, 1, groups=3), 6),
+    "several for each channel": (nn.Conv1d(6, 12, 1, groups=6), 12),
+    "transposed": (nn.ConvTranspose1d(6, 6, 1, groups=2), 6),
+    "transposed without bias": (nn.ConvTranspose1d(6, 12, 1, groups=6, bias=False), 12),
+}
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_other_groups_are_left_whole(name):
+    layer, width = GROUPED[name]
+    layers = dict(a=nn.Conv1d(2, 6, 1), b=layer, fc=nn.Linear(3 * width, 9))
+    base, given = (
+        net_of(lambda net, x: two_heads(net, net.fc(net.b(net.a(x)).flatten(1))), **layers),
+        inputs(3, 2, 3),
     )
-    base = random_(net)
-    rows = {row["space"]: row["reason"] for row in graph.spaces(base, inputs(3, 5)).rows}
-    assert "mixes its neurons" in rows["a"] and rows["b"] is None
-    large, fibers = lifted(base, inputs(3, 5))
-    found = graph.collapse(large, inputs(3, 5), 0)
+    assert_exact(base, given, ["fc"], whole=["a"])
+    reasons = graph.collapse(base, given, 2).reasons
+    assert "in b has groups" in reasons["a"]
+    if layer.bias is not None:
+        assert "in b has groups" in reasons["b"]
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_transposed_convolutions(d):
+    kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[d - 1]
+    layers = dict(a=nn.Linear(5, 4), up=kind(4, 6, 2), dw=kind(6, 6, 2, groups=6), fc=nn.Linear(6 * 3**d, 9))
+
+    def forward(net, x):
+        x = net.a(x).relu().reshape(len(x), -1, *[1] * d)
+        return two_heads(net, net.fc(net.dw(net.up(x).relu()).relu().flatten(1)))
+
+    base, given = net_of(forward, **layers), inputs(3, 5)
+    assert_exact(base, given, ["a", "up", "fc"])
+    assert graph.collapse(lifted(base, given)[0], given, 0).policy.up.in_channels == 4
+
+
+def test_embeddings_write_neurons():
+    def forward(net, x):
+        ids = (x * 100).long() % 7
+        return two_heads(net, net.fc(net.table(ids).relu().mean(1) + net.place(torch.zeros(1).long())))
+
+    layers = dict(table=nn.Embedding(7, 6, padding_idx=2), place=nn.Embedding(2, 6), fc=nn.Linear(6, 9))
+    assert_exact(net_of(forward, **layers), inputs(3, 4), ["table", "fc"])
+
+
+def test_embeddings_that_do_more_than_look_up():
+    def forward(net, x):
+        return two_heads(net, net.fc(net.table((x * 100).long() % 7).relu().mean(1)))
+
+    bounded = net_of(forward, table=nn.Embedding(7, 6, max_norm=1.0), fc=nn.Linear(6, 9))
+    assert "computes with table.weight" in graph.collapse(bounded, inputs(3, 4), 2).reasons["table"]
+    bag = net_of(
+        lambda net, x: two_heads(net, net.fc(net.table((x * 100).long() % 7))),
+        table=nn.EmbeddingBag(7, 6),
+        fc=nn.Linear(6, 9),
+    )
+    with pytest.raises(UserError, match=r"`embedding_bag` in table is unknown: .*ignore=\['table'\]"):
+        graph.collapse(bag, inputs(3, 4))
+    assert graph.collapse(bag, inputs(3, 4), 2, ignore=["table"]).widths["fc"] == 1
+
+
+def transformer(**kwargs):
+    block = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.1, batch_first=True, **kwargs)
+    return nn.TransformerEncoder(block, 2)
+
+
+def attended(net, x):
+    masked = x[..., 0] > 1
+    masked = masked & (torch.arange(x.shape[1]) > 0)
+    return two_heads(net, net.fc(net.blocks(net.a(x), src_key_padding_mask=masked)).mean(1))
+
+
+def test_a_transformer_as_it_comes():
+    """In evaluation torch takes a fused path with nested tensors; not while traced, and after that again."""
+    layers = dict(a=nn.Linear(5, 8), blocks=transformer(), fc=nn.Linear(8, 9))
+    base, given = net_of(attended, **layers), inputs(3, 4, 5)
+    block = "blocks.layers.0."
+    free = ["blocks.layers.0.linear1", "blocks.layers.1.linear1", "fc"]
+    assert_exact(base, given, free, whole=["a", block + "self_attn.in_proj_weight"])
+    reasons = graph.collapse(base, given, 2).reasons
+    cut = "`multi_head_attention_forward` in blocks.layers.0.self_attn cuts heads at fixed places"
+    assert reasons[block + "self_attn.in_proj_weight"] == cut
+    assert reasons["a"] == cut  # with all else that the residual stream adds
+
+
+def test_attention_with_keys_and_values_of_other_widths():
+    def forward(net, x):
+        seen, _ = net.mix(net.q(x), net.k(x), net.v(x))
+        return two_heads(net, net.fc(seen).tanh().mean(1))
+
+    mix = nn.MultiheadAttention(8, 2, kdim=6, vdim=4, batch_first=True)
+    layers = dict(q=nn.Linear(5, 8), k=nn.Linear(5, 6), v=nn.Linear(5, 4), mix=mix, fc=nn.Linear(8, 9))
+    whole = ["q", "k", "v", "mix.q_proj_weight", "mix.k_proj_weight", "mix.v_proj_weight", "mix.out_proj"]
+    assert_exact(net_of(forward, **layers), inputs(3, 4, 5), ["fc"], whole)
+
+
+UNFOLLOWED = {
+    "both directions": (
+        lambda net, h: net.m(h)[0][..., :6],
+        nn.LSTM(6, 6, bidirectional=True),
+        "both directions",
+    ),
+    "projected": (lambda net, h: net.m(h)[0], nn.LSTM(6, 8, proj_size=6), "proj_size"),
+    "packed": (lambda net, h: packed(net, h), nn.GRU(6, 6), "packed sequences are not followed"),
+    "computed weights": (
+        lambda net, h: torch.lstm_cell(h[:, 0], (h[:, 1],) * 2, net.m.exp(), net.m, net.b, net.b)[0][:, None],
+        nn.Parameter(torch.ones(24, 6)),
+        "its weights are computed",
+    ),
+}
+
+
+def packed(net, h):
+    whole = nn.utils.rnn.pack_padded_sequence(h, torch.tensor([4, 2, 1]), batch_first=True)
+    return nn.utils.rnn.pad_packed_sequence(net.m(whole)[0], batch_first=True)[0]
+
+
+@pytest.mark.parametrize("name", UNFOLLOWED)
+def test_what_is_not_followed_is_refused_with_the_way_out_and_can_be_ignored(name):
+    between, layer, words = UNFOLLOWED[name]
+
+    def forward(net, x):
+        return two_heads(net, net.fc(between(net, net.a(x))).relu().mean(1))
+
+    layers = dict(a=nn.Linear(5, 6), m=layer, b=nn.Parameter(torch.ones(24)), fc=nn.Linear(6, 9))
+    base, given = net_of(forward, **layers), inputs(3, 4, 5)
+    with pytest.raises(
+        UserError, match=rf"cannot be traced: .*{words}.*, or leave what .* whole with ignore=\["
+    ):
+        graph.collapse(base, given)
+    ignore = ["a", "m"] if isinstance(layer, nn.Module) else ["a"]
+    found = graph.collapse(base, given, 2, ignore=ignore)
+    assert found.widths["a"] == 6 and found.widths["fc"] == 1
+    same = graph.collapse(base, given, 0, ignore=ignore)
+    assert_same(outputs(same.policy, given), outputs(base, given), 0)
+
+
+def test_what_an_ignored_operation_computes_with_is_held_elsewhere_too():
+    """A parameter tied to one inside an ignored module keeps its shape in both places."""
+
+    class Inner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(6, 6))
+
+        def forward(self, x):
+            return torch.cdist(x, self.weight)
+
+    def forward(net, x):
+        return two_heads(net, net.fc(torch.cat([net.b(net.a(x)).relu(), net.inner(x)], 1)))
+
+    base = net_of(forward, a=nn.Linear(6, 6), b=nn.Linear(6, 6), inner=Inner(), fc=nn.Linear(12, 9))
+    base.b.weight = base.inner.weight
+    with pytest.raises(UserError, match=r"`cdist` in inner is unknown: .* ignore=\['inner'\]"):
+        graph.collapse(base, inputs(3, 6))
+    found = graph.collapse(base, inputs(3, 6), 2, ignore=["inner"])
+    assert found.policy.b.weight is found.policy.inner.weight and found.policy.b.weight.shape == (6, 6)
+    assert found.reasons["a"] == found.reasons["b"] == "`cdist` in inner computes with b.weight"
+
+
+def test_dicts_in_and_out():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.eye, self.body = nn.Conv2d(1, 4, 3), nn.Linear(5, 6)
+            self.fc, self.actor, self.critic = nn.Linear(22, 9), nn.Linear(9, 3), nn.Linear(9, 1)
+
+        def forward(self, seen):
+            h = torch.cat([self.eye(seen["image"]).relu().flatten(1), self.body(seen["state"]).tanh()], 1)
+            h = self.fc(h).tanh()
+            return {"logits": self.actor(h), "more": {"value": self.critic(h)}}
+
+    base, (image,), (state,) = random_(Both()), inputs(3, 1, 4, 4), inputs(3, 5)
+    given = ({"image": image, "state": state},)
+    large, fibers = lifted(base, given)
+    found = graph.collapse(large, given, 0, value="more.value")
+    assert set(fibers) == {"eye", "body", "fc"} and found.kinds["critic"] == "critic"
     assert_same_policy(found.policy, base)
-    with torch.no_grad():
-        assert_same(found.policy(*inputs(3, 5)), base(*inputs(3, 5)))
+    assert_same(outputs(found.policy, given)["more"].values(), outputs(base, given)["more"].values())
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -211,7 +381,8 @@ def test_in_a_transformer_the_feed_forward_spaces_merge_and_attention_stays_whol
         lambda net, x: two_heads(net, net.blocks(net.a(x)).mean(1)),
         a=nn.Linear(5, 8),
         blocks=nn.TransformerEncoder(layer, 2, enable_nested_tensor=False),
-        **heads(8),
+        actor=nn.Linear(8, 3),
+        critic=nn.Linear(8, 1),
     )
     base = random_(net).train(training)
     rows = {row["space"]: row["reason"] for row in graph.spaces(base, inputs(3, 4, 5)).rows}
@@ -231,7 +402,7 @@ def test_scores_of_attention_written_by_hand_keep_queries_and_keys_whole_and_let
         return two_heads(net, net.out(torch.softmax(q @ k.transpose(-1, -2), -1) @ v).mean(1))
 
     layers = {name: nn.Linear(5, 6) for name in ("q", "k", "v")}
-    base = random_(Net(attend, **layers, out=nn.Linear(6, 9), **heads()))
+    base = random_(Net(attend, **layers, out=nn.Linear(6, 9), actor=nn.Linear(9, 3), critic=nn.Linear(9, 1)))
     rows = {row["space"]: row["reason"] for row in graph.spaces(base, inputs(3, 4, 5)).rows}
     assert rows["q"] is not None and rows["k"] is not None and rows["v"] is None
     large, _ = lifted(base, inputs(3, 4, 5))
@@ -281,222 +452,3 @@ def test_a_cell_tied_to_an_lstm_stays_tied(method):
             logits, _, (h, c) = found.act(step, (h, c))
             steps.append(logits)
         assert_same([torch.stack(steps)], [base(*inputs(4, 3, 5))[0]])
-
-
-@pytest.mark.parametrize(
-    "layer, words",
-    [(nn.LSTM(9, 9, bidirectional=True), "both directions"), (nn.LSTM(9, 12, proj_size=9), "proj_size")],
-)
-def test_what_is_not_colored_is_refused_by_name(layer, words):
-    net = random_(
-        Net(lambda net, x: two_heads(net, net.m(net.a(x))[0][..., :9]), a=nn.Linear(5, 9), m=layer, **heads())
-    )
-    with pytest.raises(UserError, match=words):
-        graph.collapse(net, inputs(4, 3, 5), 0)
-
-
-# Others' policies, unedited ---------------------------------------------------------------------------
-
-
-class Fast(nn.Module):
-    """In the manner of Metta's `fast`: 2 convolutions, 2 linear layers, a 2-layer LSTM, a wide tanh critic,
-    and an actor of 512 units that meets action embeddings bilinearly."""
-
-    def __init__(self, hidden=128, critic=1024, actor=512, embedding=16, actions=9):
-        super().__init__()
-        self.cnn1, self.cnn2 = nn.Conv2d(3, 64, 5, stride=3), nn.Conv2d(64, 64, 3)
-        self.fc1, self.encoded = nn.Linear(64, 128), nn.Linear(128, 128)
-        self.core = nn.LSTM(128, hidden, 2)
-        self.critic_1, self.value = nn.Linear(hidden, critic), nn.Linear(critic, 1)
-        self.actor_1, self.table = nn.Linear(hidden, actor), nn.Embedding(actions, embedding)
-        self.W, self.bias = parameter(32, actor, embedding), parameter(32)
-        self.mlp = nn.Sequential(nn.ReLU(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 1))
-
-    def forward(self, x, state):
-        x = self.cnn2(self.cnn1(x).relu()).relu().flatten(1)
-        x = self.encoded(self.fc1(x).relu()).relu()
-        h, state = self.core(x.unsqueeze(0), state)
-        h = h.squeeze(0)
-        hidden = self.actor_1(h).relu().unsqueeze(1).expand(-1, self.table.num_embeddings, -1)
-        actions = self.table.weight.unsqueeze(0).expand(len(x), -1, -1)
-        score = torch.einsum("n a h, k h e, n a e -> n a k", hidden, self.W, actions)
-        return (
-            self.mlp(torch.tanh(score + self.bias)).squeeze(-1),
-            self.value(torch.tanh(self.critic_1(h))),
-            state,
-        )
-
-
-def test_a_network_like_mettas_fast():
-    policy = random_(Fast(hidden=20, critic=40, actor=30))
-    example = (inputs(2, 3, 11, 11)[0], None)
-    rows = {row["space"]: row for row in graph.spaces(policy, example).rows}
-    free = {name for name, row in rows.items() if row["reason"] is None}
-    assert {
-        "cnn1",
-        "cnn2",
-        "fc1",
-        "encoded",
-        "core.l0",
-        "core.l1",
-        "critic_1",
-        "actor_1",
-        "W",
-        "mlp.1",
-    } <= free
-    assert [rows[n]["kind"] for n in ("cnn1", "fc1", "core.l0", "critic_1")] == [
-        "cnn",
-        "linear",
-        "lstm",
-        "critic",
-    ]
-    large, _ = lifted(policy, example, grow=1.2)
-    found = graph.collapse(large, example, 0)
-    assert_same_policy(found.policy, policy)
-    with torch.no_grad():
-        assert_same(found.policy(*example)[:2], policy(*example)[:2])
-
-
-def layer_init(layer, std=2**0.5):
-    nn.init.orthogonal_(layer.weight, std)
-    nn.init.constant_(layer.bias, 0.0)
-    return layer
-
-
-class PpoAtariLstm(nn.Module):
-    """CleanRL's ppo_atari_lstm agent, rebuilt from its description: no forward, a loop over time steps whose
-    done flags reset the state."""
-
-    def __init__(self):
-        super().__init__()
-        self.network = nn.Sequential(
-            layer_init(nn.Conv2d(1, 32, 8, stride=4)),
-            nn.ReLU(),
-            layer_init(nn.Conv2d(32, 64, 4, stride=2)),
-            nn.ReLU(),
-            layer_init(nn.Conv2d(64, 64, 3, stride=1)),
-            nn.ReLU(),
-            nn.Flatten(),
-            layer_init(nn.Linear(64, 40)),
-            nn.ReLU(),
-        )
-        self.lstm = nn.LSTM(40, 24)
-        self.actor, self.critic = layer_init(nn.Linear(24, 4), 0.01), layer_init(nn.Linear(24, 1), 1)
-
-    def get_states(self, x, lstm_state, done):
-        hidden = self.network(x / 255.0)
-        batch_size = lstm_state[0].shape[1]
-        hidden, done = hidden.reshape((-1, batch_size, self.lstm.input_size)), done.reshape((-1, batch_size))
-        new_hidden = []
-        for h, d in zip(hidden, done, strict=True):
-            mask = (1.0 - d).view(1, -1, 1)
-            h, lstm_state = self.lstm(h.unsqueeze(0), (mask * lstm_state[0], mask * lstm_state[1]))
-            new_hidden += [h]
-        return torch.flatten(torch.cat(new_hidden), 0, 1), lstm_state
-
-    def get_value(self, x, lstm_state, done):
-        return self.critic(self.get_states(x, lstm_state, done)[0])
-
-    def get_action_and_value(self, x, lstm_state, done, action=None):
-        hidden, lstm_state = self.get_states(x, lstm_state, done)
-        probs = torch.distributions.Categorical(logits=self.actor(hidden))
-        action = probs.sample() if action is None else action
-        return action, probs.log_prob(action), probs.entropy(), self.critic(hidden), lstm_state
-
-
-def test_cleanrls_recurrent_atari_agent():
-    base = random_(PpoAtariLstm())
-    generator = torch.Generator().manual_seed(0)
-    frames = torch.rand(6, 1, 36, 36, generator=generator).double() * 255
-    state = tuple(torch.rand(1, 2, 24, generator=generator).double() for _ in range(2))
-    done = torch.tensor([0.0, 0, 0, 1, 1, 0]).double()
-    how = dict(method="get_action_and_value", value=3)
-    found = graph.collapse(base, (frames, state, done), 0, **how)
-    spaces = {name for name, reason in found.reasons.items() if reason is None}
-    assert {"network.0", "network.2", "network.4", "network.7", "lstm"} <= spaces
-    labels = {"network.7": np.arange(60) % 40, "lstm": np.arange(30) % 24}
-    large = graph.lift(
-        base, (frames, state, done), labels, method="get_action_and_value", generator=generator
-    )
-    wide = tuple(h[..., labels["lstm"]] for h in state)
-    found = graph.collapse(large, (frames, wide, done), 0, **how)
-    assert_same_policy(found.policy, base)
-    with torch.no_grad():
-        assert_same([found.policy.get_value(frames, state, done)], [large.get_value(frames, wide, done)])
-
-
-class PpoContinuous(nn.Module):
-    """CleanRL's ppo_continuous_action agent, rebuilt from its description."""
-
-    def __init__(self):
-        super().__init__()
-        self.critic, self.actor_mean = (
-            nn.Sequential(
-                layer_init(nn.Linear(17, 64)),
-                nn.Tanh(),
-                layer_init(nn.Linear(64, 64)),
-                nn.Tanh(),
-                layer_init(nn.Linear(64, n), std),
-            )
-            for n, std in ((1, 1.0), (6, 0.01))
-        )
-        self.actor_logstd = nn.Parameter(torch.zeros(1, 6))
-
-    def get_action_and_value(self, x, action=None):
-        mean = self.actor_mean(x)
-        probs = torch.distributions.Normal(mean, torch.exp(self.actor_logstd.expand_as(mean)))
-        action = probs.sample() if action is None else action
-        return action, probs.log_prob(action).sum(1), probs.entropy().sum(1), self.critic(x)
-
-
-def test_cleanrls_continuous_agent():
-    base, example = random_(PpoContinuous()), inputs(3, 17)
-    rows = {
-        row["space"]: row for row in graph.spaces(base, example, method="get_action_and_value", value=3).rows
-    }
-    assert rows["critic.0"]["kind"] == rows["critic.2"]["kind"] == "critic"
-    assert rows["actor_mean.0"]["kind"] == "linear"
-    large, fibers = lifted_by(base, example, "get_action_and_value")
-    found = graph.collapse(large, example, 0, method="get_action_and_value", value=3)
-    assert_same_policy(found.policy, base)
-
-
-def lifted_by(policy, example, method, grow=1.5):
-    rng, fibers = np.random.default_rng(0), {}
-    for row in graph.spaces(policy, example, method=method).rows:
-        if row["reason"] is None:
-            extra = rng.integers(0, row["units"], int(grow * row["units"]) - row["units"])
-            fibers[row["space"]] = np.concatenate([np.arange(row["units"]), extra])
-    generator = torch.Generator().manual_seed(0)
-    return graph.lift(policy, example, fibers, method=method, generator=generator), fibers
-
-
-@pytest.mark.parametrize("kind", ["MlpPolicy", "CnnPolicy"])
-def test_stable_baselines3_policies(kind):
-    sb3 = pytest.importorskip("stable_baselines3")
-    import gymnasium
-    from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
-
-    assert sb3
-    image = gymnasium.spaces.Box(0, 255, (1, 36, 36), np.uint8)
-    box = gymnasium.spaces.Box(-1, 1, (5,), np.float32)
-    make, space = (ActorCriticCnnPolicy, image) if kind == "CnnPolicy" else (ActorCriticPolicy, box)
-    extra = dict(features_extractor_kwargs=dict(features_dim=20)) if kind == "CnnPolicy" else {}
-    torch.set_default_dtype(torch.float64)
-    try:
-        policy = make(space, gymnasium.spaces.Discrete(3), lambda _: 1e-3, net_arch=[12, 10], **extra)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    base = random_(policy)
-    x = torch.rand(4, *space.shape, generator=torch.Generator().manual_seed(0)).double() * (
-        255 if kind == "CnnPolicy" else 1
-    )
-    example: tuple = (x, torch.tensor([0, 1, 2, 0]))
-    how = dict(method="evaluate_actions", value=0)
-    large, fibers = lifted_by(base, example, "evaluate_actions")
-    assert len(fibers) >= (4 if kind == "MlpPolicy" else 8)
-    found = graph.collapse(large, example, 0, **how)
-    assert_same_policy(found.policy, base)
-    with torch.no_grad():
-        assert_same(found.policy.evaluate_actions(*example), base.evaluate_actions(*example))
-        assert_same([found.policy.predict_values(x)], [large.predict_values(x)])
