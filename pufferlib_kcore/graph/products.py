@@ -82,7 +82,8 @@ def _rank(trace: Trace, parameter: Tensor, dim: int) -> tuple[int, int]:
     """Of parameters summed over together the last reads: one that does so already, or has most axes."""
     place = trace.axis(parameter, dim)
     use = trace.uses.get(place) if place else None
-    return ["out", None, "in"].index(use.role if use else None), parameter.ndim
+    own = sum(trace.axis(parameter, d) is not None for d in range(parameter.ndim))
+    return ["out", None, "in"].index(use.role if use else None), own
 
 
 def _free(trace: Trace, weights: Sequence[Factor], values: Sequence[Factor], kept: Letters) -> list[Hashable]:

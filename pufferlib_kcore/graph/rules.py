@@ -289,7 +289,7 @@ def alike(trace: Trace, out: Tensor, tensors: Sequence[Tensor], *neurons: Tensor
             met.append(trace.spread(trace.write((table, table.ndim + dim), kind="linear"), out, dim))
         else:
             met.append(aligned(trace.neurons(table)))
-    return reduce(partial(together, trace), met).expand(out.shape)
+    return reduce(partial(together, trace), met).expand(out.shape) if met else trace.nobody(out)[0]
 
 
 def together(trace: Trace, a: Tensor, b: Tensor) -> Tensor:

@@ -53,10 +53,10 @@ def screens(*lead, shape=FRAME, seed=0):
     return torch.randint(0, 256, (*lead, *shape), generator=torch.Generator().manual_seed(seed)).byte()
 
 
-def random_fibers(policy, inputs, grow=1.5, seed=0):
+def random_fibers(policy, inputs, grow=1.5, seed=0, method="forward"):
     """Random labels for every space that can grow, all layers of one LSTM equally wide."""
     rng, fibers = np.random.default_rng(seed), {}
-    for row in graph.spaces(policy, inputs).rows:
+    for row in graph.spaces(policy, inputs, method=method).rows:
         if row["reason"] is None:
             units = row["units"]
             extra = rng.integers(0, units, int(grow * units) - units)
@@ -64,10 +64,10 @@ def random_fibers(policy, inputs, grow=1.5, seed=0):
     return fibers
 
 
-def lifted(policy, inputs, grow=1.5, seed=0):
+def lifted(policy, inputs, grow=1.5, seed=0, method="forward"):
     """A larger policy that computes the same, in-weights split unevenly; and its fibers."""
-    fibers = random_fibers(policy, inputs, grow, seed)
-    return graph.lift(policy, inputs, fibers, generator=torch.Generator().manual_seed(seed)), fibers
+    fibers, generator = random_fibers(policy, inputs, grow, seed, method), torch.Generator().manual_seed(seed)
+    return graph.lift(policy, inputs, fibers, method=method, generator=generator), fibers
 
 
 def flat(output):

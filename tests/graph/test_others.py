@@ -1,5 +1,6 @@
 """Policies of others, unedited: each collapses back to the base that it was lifted from."""
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -40,34 +41,29 @@ class Fast(nn.Module):
         )
 
 
+FAST = ["cnn1", "cnn2", "fc1", "encoded", "core.l0", "core.l1", "critic_1", "actor_1", "W", "mlp.1"]
+
+
 def test_a_network_like_mettas_fast():
-    policy = random_(Fast(hidden=20, critic=40, actor=30))
-    example = (inputs(2, 3, 11, 11)[0], None)
-    rows = {row["space"]: row for row in graph.spaces(policy, example).rows}
-    free = {name for name, row in rows.items() if row["reason"] is None}
-    assert {
-        "cnn1",
-        "cnn2",
-        "fc1",
-        "encoded",
-        "core.l0",
-        "core.l1",
-        "critic_1",
-        "actor_1",
-        "W",
-        "mlp.1",
-    } <= free
-    assert [rows[n]["kind"] for n in ("cnn1", "fc1", "core.l0", "critic_1")] == [
-        "cnn",
-        "linear",
-        "lstm",
-        "critic",
-    ]
-    large, _ = lifted(policy, example, grow=1.2)
-    found = graph.collapse(large, example, 0)
-    assert_same_policy(found.policy, policy)
+    base, given = random_(Fast(hidden=20, critic=40, actor=30)), (inputs(2, 3, 11, 11)[0], None)
+    large, fibers = lifted(base, given, grow=1.2)
+    assert set(fibers) == {*FAST, "table"}
+    found = graph.collapse(large, given, 0)
+    for space, labels in fibers.items():
+        np.testing.assert_array_equal(found.fibers[space], labels, space)
+    assert_same_policy(found.policy, base)
+    kinds = {name: found.kinds[name] for name in ("cnn1", "fc1", "core.l0", "critic_1", "actor_1")}
+    assert list(kinds.values()) == ["cnn", "linear", "lstm", "critic", "linear"]
     with torch.no_grad():
-        assert_same(found.policy(*example)[:2], policy(*example)[:2])
+        assert_same(found.policy(*given)[:2], base(*given)[:2])
+        assert_same(large(*given)[:2], base(*given)[:2])
+
+
+def test_metta_fast_at_its_own_size():
+    policy, given = Fast().double(), (inputs(2, 3, 11, 11)[0], None)
+    found = graph.collapse(policy, given, {"default": 0.3, "critic": 2})
+    assert set(FAST) <= found.widths.keys() and found.widths["critic_1"] == 1
+    assert found.policy(*given)[0].shape == (2, 9)
 
 
 def layer_init(layer, std=2**0.5):
@@ -117,25 +113,28 @@ class PpoAtariLstm(nn.Module):
         return action, probs.log_prob(action), probs.entropy(), self.critic(hidden), lstm_state
 
 
+ACT = dict(method="get_action_and_value", value=3)
+
+
 def test_cleanrls_recurrent_atari_agent():
-    base = random_(PpoAtariLstm())
-    generator = torch.Generator().manual_seed(0)
+    base, generator = random_(PpoAtariLstm()), torch.Generator().manual_seed(0)
     frames = torch.rand(6, 1, 36, 36, generator=generator).double() * 255
     state = tuple(torch.rand(1, 2, 24, generator=generator).double() for _ in range(2))
     done = torch.tensor([0.0, 0, 0, 1, 1, 0]).double()
-    how = dict(method="get_action_and_value", value=3)
-    found = graph.collapse(base, (frames, state, done), 0, **how)
-    spaces = {name for name, reason in found.reasons.items() if reason is None}
-    assert {"network.0", "network.2", "network.4", "network.7", "lstm"} <= spaces
-    labels = {"network.7": np.arange(60) % 40, "lstm": np.arange(30) % 24}
-    large = graph.lift(
-        base, (frames, state, done), labels, method="get_action_and_value", generator=generator
-    )
-    wide = tuple(h[..., labels["lstm"]] for h in state)
-    found = graph.collapse(large, (frames, wide, done), 0, **how)
+    large, fibers = lifted(base, (frames, state, done), method="get_action_and_value")
+    assert set(fibers) == {"network.0", "network.2", "network.4", "network.7", "lstm"}
+    wide = tuple(h[..., fibers["lstm"]] for h in state)
+    found = graph.collapse(large, (frames, wide, done), 0, **ACT)
     assert_same_policy(found.policy, base)
+    assert found.kinds["critic"] == "critic" and found.policy.lstm.hidden_size == 24
+    action = torch.tensor([0, 1, 2, 3, 0, 1])
     with torch.no_grad():
-        assert_same([found.policy.get_value(frames, state, done)], [large.get_value(frames, wide, done)])
+        expected = base.get_action_and_value(frames, state, done, action)
+        assert_same(found.policy.get_action_and_value(frames, state, done, action)[1:4], expected[1:4])
+        assert_same(large.get_action_and_value(frames, wide, done, action)[1:4], expected[1:4])
+        assert_same([found.policy.get_value(frames, state, done)], [base.get_value(frames, state, done)])
+    value = graph.collapse(base, (frames, state, done), 2, method="get_value")
+    assert value.widths["lstm"] == 1 and "actor.weight" in value.report.untouched
 
 
 class PpoContinuous(nn.Module):
@@ -163,53 +162,66 @@ class PpoContinuous(nn.Module):
 
 
 def test_cleanrls_continuous_agent():
-    base, example = random_(PpoContinuous()), inputs(3, 17)
-    rows = {
-        row["space"]: row for row in graph.spaces(base, example, method="get_action_and_value", value=3).rows
-    }
-    assert rows["critic.0"]["kind"] == rows["critic.2"]["kind"] == "critic"
-    assert rows["actor_mean.0"]["kind"] == "linear"
-    large, fibers = lifted_by(base, example, "get_action_and_value")
-    found = graph.collapse(large, example, 0, method="get_action_and_value", value=3)
+    base, given = random_(PpoContinuous()), inputs(3, 17)
+    large, fibers = lifted(base, given, method="get_action_and_value")
+    assert set(fibers) == {"actor_mean.0", "actor_mean.2", "critic.0", "critic.2"}
+    found = graph.collapse(large, given, 0, **ACT)
     assert_same_policy(found.policy, base)
-
-
-def lifted_by(policy, example, method, grow=1.5):
-    rng, fibers = np.random.default_rng(0), {}
-    for row in graph.spaces(policy, example, method=method).rows:
-        if row["reason"] is None:
-            extra = rng.integers(0, row["units"], int(grow * row["units"]) - row["units"])
-            fibers[row["space"]] = np.concatenate([np.arange(row["units"]), extra])
-    generator = torch.Generator().manual_seed(0)
-    return graph.lift(policy, example, fibers, method=method, generator=generator), fibers
-
-
-@pytest.mark.parametrize("kind", ["MlpPolicy", "CnnPolicy"])
-def test_stable_baselines3_policies(kind):
-    sb3 = pytest.importorskip("stable_baselines3")
-    import gymnasium
-    from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy
-
-    assert sb3
-    image = gymnasium.spaces.Box(0, 255, (1, 36, 36), np.uint8)
-    box = gymnasium.spaces.Box(-1, 1, (5,), np.float32)
-    make, space = (ActorCriticCnnPolicy, image) if kind == "CnnPolicy" else (ActorCriticPolicy, box)
-    extra = dict(features_extractor_kwargs=dict(features_dim=20)) if kind == "CnnPolicy" else {}
-    torch.set_default_dtype(torch.float64)
-    try:
-        policy = make(space, gymnasium.spaces.Discrete(3), lambda _: 1e-3, net_arch=[12, 10], **extra)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    base = random_(policy)
-    x = torch.rand(4, *space.shape, generator=torch.Generator().manual_seed(0)).double() * (
-        255 if kind == "CnnPolicy" else 1
-    )
-    example: tuple = (x, torch.tensor([0, 1, 2, 0]))
-    how = dict(method="evaluate_actions", value=0)
-    large, fibers = lifted_by(base, example, "evaluate_actions")
-    assert len(fibers) >= (4 if kind == "MlpPolicy" else 8)
-    found = graph.collapse(large, example, 0, **how)
-    assert_same_policy(found.policy, base)
+    assert [found.kinds[name] for name in ("actor_mean.0", "critic.0", "critic.2")] == [
+        "linear",
+        "critic",
+        "critic",
+    ]
+    assert found.reasons["actor_mean.4"]
+    action = torch.zeros(3, 6).double()
     with torch.no_grad():
-        assert_same(found.policy.evaluate_actions(*example), base.evaluate_actions(*example))
-        assert_same([found.policy.predict_values(x)], [large.predict_values(x)])
+        expected = base.get_action_and_value(*given, action)
+        assert_same(found.policy.get_action_and_value(*given, action), expected)
+        assert_same(large.get_action_and_value(*given, action), expected)
+
+
+SB3 = {
+    "MlpPolicy": ("ActorCriticPolicy", (5,), dict(net_arch=[12, 10])),
+    "MlpPolicy, shared": ("ActorCriticPolicy", (5,), dict(net_arch=dict(pi=[8], vf=[9, 7]))),
+    "CnnPolicy": (
+        "ActorCriticCnnPolicy",
+        (1, 36, 36),
+        dict(net_arch=[12], features_extractor_kwargs=dict(features_dim=20)),
+    ),
+}
+
+
+@pytest.fixture
+def double_by_default():
+    """A policy that runs a part of itself in its constructor does so in float64, too."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("name", SB3)
+@pytest.mark.parametrize("continuous", [False, True])
+def test_stable_baselines3_policies(name, continuous, double_by_default):
+    """`forward` samples; it is traced all the same, and so is what training calls, with the actions."""
+    policies = pytest.importorskip("stable_baselines3.common.policies")
+    kind, shape, kwargs = SB3[name]
+    pixels = len(shape) > 1
+    box = gymnasium.spaces.Box(0, 255, shape, np.uint8) if pixels else gymnasium.spaces.Box(-1, 1, shape)
+    actions = gymnasium.spaces.Box(-1, 1, (2,)) if continuous else gymnasium.spaces.Discrete(3)
+    base = random_(getattr(policies, kind)(box, actions, lambda _: 1e-3, **kwargs))
+    x = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0)).double() * (255 if pixels else 1)
+    large, fibers = lifted(base, (x,))
+    assert len(fibers) == (6 if pixels else 4 if name == "MlpPolicy" else 3)
+    taken = torch.rand(4, 2).double() if continuous else torch.tensor([0, 1, 2, 0])
+    for given, how in (((x,), dict(value=1)), ((x, taken), dict(method="evaluate_actions", value=0))):
+        found = graph.collapse(large, given, 0, **how)
+        for space, labels in fibers.items():
+            np.testing.assert_array_equal(found.fibers[space], labels, space)
+        assert_same_policy(found.policy, base)
+        assert found.kinds["value_net"] == "critic"
+        with torch.no_grad():
+            expected = base.evaluate_actions(x, taken)
+            assert_same(found.policy.evaluate_actions(x, taken), expected)
+            assert_same(large.evaluate_actions(x, taken), expected)
+            assert_same([found.policy.predict_values(x)], [base.predict_values(x)])
+            assert_same([found.policy(x, deterministic=True)[0]], [base(x, deterministic=True)[0]])

@@ -234,3 +234,11 @@ def test_bilinear_layers_read_twice():
 
     layers = dict(a=nn.Linear(5, 4), b=nn.Linear(5, 6), meet=nn.Bilinear(4, 6, 7), fc=nn.Linear(7, 9))
     assert_exact(net_of(forward, **layers), inputs(3, 5), ["a", "b", "meet", "fc"])
+
+
+def test_a_temperature_is_the_same_for_all():
+    def forward(net, x):
+        return two_heads(net, net.fc((net.a(x) / net.temperature.exp()).tanh()))
+
+    base = net_of(forward, a=nn.Linear(5, 6), temperature=raw(1), fc=nn.Linear(6, 9))
+    assert_exact(base, inputs(3, 5), ["a", "fc"])
