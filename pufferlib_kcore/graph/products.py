@@ -101,10 +101,11 @@ def _places(trace: Trace, weights: Sequence[Factor], letter: Hashable) -> list[t
 
 
 def _united(trace: Trace, met: Sequence[Tensor], size: int) -> Tensor:
-    """Neurons that meet one by one.  (size,) or (1,) each -> (size,)"""
+    """Neurons that are multiplied one by one.  (size,) or (1,) each -> (size,)"""
     one = torch.zeros(size, dtype=torch.int64) if not met else met[0].expand(size)
     for other in met[1:]:
         trace.unite(one, other.expand(size))
+        trace.bent.append(one)
         one = torch.maximum(one, other.expand(size))
     return one
 

@@ -73,6 +73,7 @@ def convolved(
     elif groups == len(weight) == out.shape[channel] == x.shape[channel]:
         units = trace.write((weight, 0), (bias, 0), kind="cnn")
         trace.unite(below, units)
+        trace.bent.append(units)  # twice as large a channel, with a filter twice as large, is four times so
         learn_sizes((groups,), units)
     else:
         units = torch.zeros(out.shape[channel], dtype=torch.int64, device=x.device)
@@ -279,8 +280,8 @@ def alike(trace: Trace, out: Tensor, tensors: Sequence[Tensor], *neurons: Tensor
     def aligned(ids: Tensor) -> Tensor:
         return ids.reshape((1,) * (out.ndim - ids.ndim) + tuple(ids.shape))
 
-    tables = [x for x in tensors if trace.is_parameter(x) and sum(size > 1 for size in x.shape) > 1]
-    others = [x for x in tensors if not any(x is table for table in tables) and not trace.is_constant(x)]
+    tables = [x for x in tensors if trace.is_table(x)]
+    others = [x for x in tensors if not trace.is_table(x) and not trace.is_constant(x)]
     met = [aligned(ids) for ids in (*neurons, *map(trace.neurons, others))]
     along = set().union(*(varies(ids) for ids in met if (ids > 0).any()))
     for table in tables:  # a scale or shift of neurons at several places

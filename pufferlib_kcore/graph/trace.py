@@ -246,6 +246,10 @@ class Trace(TorchFunctionMode):
         """The name of a parameter or buffer of the policy; None for any other tensor."""
         return self._names.get(id(tensor))
 
+    def is_table(self, x: Tensor) -> bool:
+        """Whether x is a parameter with several axes, unlike a bias or a scale."""
+        return self.is_parameter(x) and sum(size > 1 for size in x.shape) > 1
+
     def is_named(self, x: Tensor) -> bool:
         """Whether x is a parameter or buffer of the policy, or a view of one."""
         return self._origin(x) is not None

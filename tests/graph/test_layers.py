@@ -43,6 +43,8 @@ def assert_exact(base, given, merged, whole=()):
     assert str(found.policy) == str(base)  # the sizes that modules keep
     assert_same(outputs(large, given), outputs(base, given))
     assert_same(outputs(found.policy, given), outputs(base, given))
+    faithful = graph.collapse(large, given, 0, colors="faithful").policy
+    assert_same(outputs(faithful, given), outputs(base, given))
     small = graph.collapse(large, given, 2)
     assert all(small.widths[space] == 1 for space in merged)
     assert set(whole) <= {space for space, reason in small.reasons.items() if reason}
@@ -170,6 +172,16 @@ def test_depthwise_convolutions_are_scales_of_channels(d, bias):
     found = graph.collapse(lifted(base, given)[0], given, 0).policy
     assert (found.dw.in_channels, found.dw.out_channels, found.dw.groups) == (5, 5, 5)
     assert graph.collapse(base, given, 2).policy.dw.groups == 1
+
+
+def test_a_channel_and_its_filter_both_doubled_are_four_times_as_large():
+    layers = dict(a=nn.Conv1d(2, 5, 1), dw=nn.Conv1d(5, 5, 2, groups=5), fc=nn.Linear(15, 9))
+    net = net_of(lambda net, x: two_heads(net, net.fc(net.dw(net.a(x).relu()).relu().flatten(1))), **layers)
+    with torch.no_grad():
+        for p in (net.a.weight, net.a.bias, net.dw.weight, net.dw.bias):
+            p[1] = 2 * p[0]
+    found = graph.collapse(net, inputs(3, 2, 4), 0, colors="faithful")
+    assert_same(outputs(found.policy, inputs(3, 2, 4)), outputs(net, inputs(3, 2, 4)))
 
 
 def test_a_number_of_groups_that_a_policy_keeps():
