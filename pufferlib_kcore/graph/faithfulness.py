@@ -13,6 +13,7 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Fibers
 from pufferlib_kcore.graph.calibration import Inputs, smaller_inputs
 from pufferlib_kcore.graph.network import Network, at_path, value_of
+from pufferlib_kcore.graph.recording import unchanged
 
 Actions = Categorical | Normal
 
@@ -60,7 +61,8 @@ class Answers:
     """What a policy answers: its actions, one distribution over states for each, and its values (states,)."""
 
     def __init__(self, policy: nn.Module, inputs: Inputs, method: str, value: Any, actions: Any):
-        outputs = [getattr(policy, method)(*x) for x in inputs]
+        with unchanged(policy):
+            outputs = [getattr(policy, method)(*x) for x in inputs]
         values = [
             v.double().flatten() for output in outputs for v in [value_of(output, value)] if v is not None
         ]

@@ -322,7 +322,7 @@ def varies(neurons: Tensor) -> set[int]:
 
 @rule(*"float double half bfloat16 long to type type_as clone detach contiguous cpu cuda data alias".split())
 def same(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return trace.neurons(x)
+    return trace.nobody(out)[0] if trace.view(x, out, range(x.ndim)) else trace.neurons(x)
 
 
 # Movement: neurons move as their values do -----------------------------------------------------------

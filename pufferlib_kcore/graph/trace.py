@@ -111,6 +111,7 @@ class Trace(TorchFunctionMode):
         self._views: dict[int, tuple[Tensor, Tensor, Axes]] = {}  # views of parameters, and of which
         self._path: list[str] = []  # the modules that are running
         self._written: set[int] = set()  # populations of the operation that is running
+        self._viewing = False  # whether it makes a view of a parameter
 
     # What a rule may ask and declare ------------------------------------------------------------------
 
@@ -196,7 +197,7 @@ class Trace(TorchFunctionMode):
         if origin is not None:
             parameter, before = origin
             axes = tuple(None if dim is None else before[dim] for dim in dims)
-            self._views[id(out)] = out, parameter, axes
+            self._views[id(out)], self._viewing = (out, parameter, axes), True
         return origin is not None
 
     def unite(self, a: Tensor, b: Tensor) -> None:
@@ -292,7 +293,7 @@ class Trace(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        self.func, self.operation, self._written = func, operation_name(func), set()
+        self.func, self.operation, self._written, self._viewing = func, operation_name(func), set(), False
         if self.operation in ("shape", "size"):
             return self._remembering(out, *args, **kwargs)
         given, results = list(tensors_in((args, kwargs))), list(tensors_in(out))
@@ -301,7 +302,8 @@ class Trace(TorchFunctionMode):
             self.touched |= {name for x in given if (name := self.name(x))}
             neurons = self._follow(given, out, args, kwargs)
             for x, ids in zip(results, neurons, strict=True):
-                if id(x) not in self._views:
+                if not self._viewing:
+                    self._views.pop(id(x), None)  # written over
                     self._keep(x, Shadow(ids, sources | self._written))
             if self.operation in TAKES_SIZES:
                 learn_sizes(args[1] if isinstance(args[1], (tuple, list)) else args[1:], neurons[0])

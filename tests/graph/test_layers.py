@@ -119,6 +119,18 @@ def test_running_statistics_go_on_from_their_means():
     assert int(large.norm.num_batches_tracked) == 1
 
 
+def test_a_policy_in_training_keeps_its_statistics_while_it_is_measured():
+    net = net_of(normed, True, a=nn.Conv1d(2, 5, 2), norm=nn.BatchNorm1d(5), fc=nn.Linear(20, 9))
+    given, before = inputs(6, 2, 5), copy.deepcopy(net.state_dict())
+    found = graph.collapse(net, given, 1.0, calibrate=[given])
+    assert found.widths["a"] < 5
+    statistics = copy.deepcopy(found.policy.norm.state_dict())
+    graph.divergence(net, found.policy, [given], found.network, found.merges)
+    assert_same(net.state_dict().values(), before.values(), 0)
+    assert_same(found.policy.norm.state_dict().values(), statistics.values(), 0)
+    assert found.policy.norm.num_batches_tracked == 0
+
+
 def test_a_norms_size_does_not_outweigh_the_weights():
     """Channels of different weights and like statistics stay apart, in whatever unit the observations are."""
     base = net_of(normed, a=nn.Conv1d(2, 5, 2), norm=nn.BatchNorm1d(5), fc=nn.Linear(20, 9))

@@ -30,6 +30,7 @@ FROM_6_TO_4 = {
     "x @ w.t()": (lambda net, h: h.matmul(net.w.t()), H),
     "x @ w.transpose": (lambda net, h: h @ net.w.transpose(-1, 0), H),
     "w @ x": (lambda net, h: (net.w @ h.T).T, H),
+    "of another kind": (lambda net, h: h @ net.w.detach().clone().to(h).contiguous(), W),
     "mm": (lambda net, h: torch.mm(h, net.w), W),
     "mv": (lambda net, h: torch.stack([torch.mv(net.w, row) for row in h]), H),
     "addmm": (lambda net, h: torch.addmm(net.b, h, net.w), W | dict(b=raw(4))),
@@ -188,6 +189,10 @@ WHOLE = {
         lambda net, h, g: h @ net.w.exp(),
         "`matmul` in Net sums over its neurons, with no parameter",
     ),
+    "a matrix written over": (
+        lambda net, h, g: h @ net.w.t().clone().mul_(torch.eye(4, 6).double() + 1).t(),
+        "`matmul` in Net sums over its neurons, with no parameter",
+    ),
     "a row of a matrix": (
         lambda net, h, g: h * net.w[:, 0],
         "`mul` in Net joins it with what cannot be merged",
@@ -207,7 +212,13 @@ def test_what_is_left_whole(name):
         object.__setattr__(net, "x", x)
         return two_heads(net, net.fc(between(net, net.a(x), net.b(x)).tanh()))
 
-    width = {"every pair": 36, "outer": 36, "by a computed matrix": 4, "with observations": 4}
+    width = {
+        "every pair": 36,
+        "outer": 36,
+        "by a computed matrix": 4,
+        "a matrix written over": 4,
+        "with observations": 4,
+    }
     width = 1 if "two of ours" in name else width.get(name, 6)
     layers = dict(a=nn.Linear(6, 6), b=nn.Linear(6, 6), w=raw(6, 4), fc=nn.Linear(width, 9))
     base = net_of(forward, **layers)
