@@ -50,7 +50,6 @@ def select(readers: Sequence[Reader], threshold: float = 0.0) -> np.ndarray:
             gain += torch.where(
                 moves, (residual * weigh).sum(0) / (left + CROWD * variance).clamp_min(1e-300), 0
             )
-        needed[picked] = False
         if not needed.any():
             break
         best = int(torch.where(needed, gain, -1).argmax())
@@ -78,5 +77,4 @@ def gather(readers: Sequence[Reader], picked: np.ndarray) -> Merge:
     nearest = (shared.abs() * variance[picked].sqrt()).argmax(1).numpy()
     nearest[picked] = np.arange(len(picked))
     gain = shared.numpy()[np.arange(len(nearest)), nearest]
-    gain[picked] = 1
     return Merge.onto(number(nearest), picked, gain)

@@ -34,6 +34,13 @@ def test_what_is_picked_makes_up_all_others_to_the_threshold():
         assert len(picked) < 30
 
 
+def test_no_more_is_picked_than_the_threshold_asks_for():
+    a, b = random(4000, 2).T
+    x = torch.stack([a, 0.8 * a + 0.6 * b], 1)  # cosine 0.8
+    one = reader(x, torch.eye(2).double())
+    assert len(select([one], 0.25)) == 1 and len(select([one], 0.15)) == 2
+
+
 def test_a_unit_that_nobody_weighs_is_picked_last():
     x, weights = random(300, 6), random(4, 6, seed=1)
     weights[:, 2] = 0

@@ -196,6 +196,8 @@ def test_a_search_keeps_its_budget_and_its_frontier_falls():
             policy, found.collapse.policy, others, found.collapse.network, found.collapse.merges
         )
         assert apart.kl == pytest.approx(last.kl, rel=1e-6, abs=1e-12)
+        if budget == {"target_params": 0.3}:
+            assert 0.27 < last.size  # and no smaller than it must be
         if "max_kl" in budget:
             assert last.kl <= budget["max_kl"]
         else:
@@ -221,6 +223,42 @@ def test_distillation_never_leaves_a_policy_farther_off():
 
     assert kl(taught) < kl(found)
     assert kl(graph.distill(policy, found, data, others, steps=0)) == kl(found)
+
+
+def test_distillation_that_goes_astray_is_taken_back(monkeypatch):
+    monkeypatch.setattr("pufferlib_kcore.graph.distillation.LEARNING_RATE", 10.0)
+    policy, data, others = random_(Mlp()), [(x(400, 5),)], [(x(400, 5, seed=1),)]
+    found = graph.search(policy, data[0], data, others, target_params=0.3).collapse
+    taught = graph.distill(policy, found, data, others, steps=20)
+    for one, other in zip(taught.policy.parameters(), found.policy.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_an_lstm_is_fitted_reading_the_originals_state():
+    """Two routes: the refit, and lstsq on what the smaller policy reads and the original's state."""
+    base, inputs = nature()
+    data = recorded()[:20]
+    found = graph.collapse(base, inputs, 0.1, calibrate=data, colors="activations")
+    key, kept = (
+        ("recurrent.weight_ih_l0", "recurrent.weight_hh_l0"),
+        np.flatnonzero(found.merges["recurrent"].pick),
+    )
+    kept = kept[np.argsort(found.fibers["recurrent"][kept])]
+    assert 4 < len(kept) < 20
+    rows = np.concatenate([gate * 20 + kept for gate in range(4)])
+    ours = torch.cat([Recorder(found.policy, key).run("forward", x)[1][0].inputs[0] for x in data])
+    theirs = [Recorder(base, key).run("forward", x)[1][0] for x in data]
+    read = torch.cat(
+        [ours, torch.cat([call.inputs[1] for call in theirs])[:, kept], torch.ones(len(ours), 1)], 1
+    )
+    wanted = torch.cat([call.targets for call in theirs])[:, rows]
+    best = read @ torch.linalg.lstsq(read, wanted).solution
+    lstm = found.policy.recurrent
+    fitted = torch.cat(
+        [lstm.weight_ih_l0, lstm.weight_hh_l0, (lstm.bias_ih_l0 + lstm.bias_hh_l0)[:, None]], 1
+    )
+    got, best = ((read @ fitted.T.detach() - wanted).square().sum(), (best - wanted).square().sum())
+    assert float(got) == pytest.approx(float(best), rel=0.01)
 
 
 def test_divergence_is_that_of_torch_and_zero_of_itself():
