@@ -213,6 +213,10 @@ def distilled(case: Case, size: float) -> graph.Collapse:
     return graph.distill(case.policy, auto(case, size), case.calibrate, case.held_out)
 
 
+def distilled_long(case: Case, size: float) -> graph.Collapse:
+    return graph.distill(case.policy, auto(case, size), case.seen(1, 16_384), case.held_out, 3_000)
+
+
 def ablated(case: Case, size: float, by: str) -> graph.Collapse:
     def controls(widths: dict[str, int]) -> graph.Collapse:
         generator = torch.Generator().manual_seed(0)
@@ -279,6 +283,7 @@ METHODS: dict[str, Callable[[Case, float], graph.Collapse | None]] = {
     "activations": activations,
     "auto": auto,
     "auto, distilled": distilled,
+    "auto, distilled long": distilled_long,  # 3,000 steps on 16,384 states, not 200 on 4,096
     "random ablation": lambda case, size: ablated(case, size, "random"),
     "L1 ablation": lambda case, size: ablated(case, size, "l1"),
     "Torch-Pruning": torch_pruning,
