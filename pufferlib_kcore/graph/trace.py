@@ -317,14 +317,17 @@ class Trace(TorchFunctionMode):
     def _follow(self, given: list[Tensor], out: Any, args: tuple, kwargs: dict) -> list[Tensor]:
         """The neurons of an operation's results, by its rule; without one, only if nothing is lost."""
         rule = RULES.get(self.operation)
-        if self.operation not in HOMOGENEOUS | RECURRENT and not self._adds_neurons(given, args):
-            self.bent += [self.neurons(x) for x in given if self._origin(x) is None]
+        keeps_scale = self.operation in HOMOGENEOUS | RECURRENT or self._adds_neurons(given, args)
         if rule and any(
             self.is_parameter(x) or self._origin(x) is None and self.neurons(x).any() for x in given
         ):
-            return list(tensors_in(rule(self, out, *args, **kwargs)))
-        cure = f'register a rule for it with @pufferlib_kcore.rule("{self.operation}")'
-        return self.leave(given, out, "is unknown", cure)
+            neurons = list(tensors_in(rule(self, out, *args, **kwargs)))
+        else:
+            cure = f'register a rule for it with @pufferlib_kcore.rule("{self.operation}")'
+            neurons = self.leave(given, out, "is unknown", cure)
+        if not keeps_scale:
+            self.bent += [self._shadows[id(x)][1].neurons for x in given if id(x) in self._shadows]
+        return neurons
 
     def _adds_neurons(self, given: list[Tensor], args: tuple) -> bool:
         """Whether this is a sum of neurons and of nothing else."""

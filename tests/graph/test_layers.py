@@ -145,6 +145,19 @@ def test_a_norms_size_does_not_outweigh_the_weights():
         )
 
 
+def test_the_unit_of_observations_changes_no_colors():
+    base = net_of(normed, a=nn.Conv1d(2, 12, 2), norm=nn.BatchNorm1d(12, eps=0), fc=nn.Linear(48, 9))
+    large = copy.deepcopy(base)
+    large.norm.running_mean *= 1000
+    large.norm.running_var *= 1000**2
+    counts = []
+    for threshold in (0.3, 0.5, 0.7):
+        fibers = [graph.collapse(net, inputs(6, 2, 5), threshold).fibers["a"] for net in (base, large)]
+        np.testing.assert_array_equal(*fibers)
+        counts.append(fibers[0].max() + 1)
+    assert 1 < counts[-1] < counts[0] < 12
+
+
 MIXING = {
     "layer norm": (nn.LayerNorm(6), "`layer_norm` in norm mixes its neurons"),
     "layer norm without parameters": (nn.LayerNorm(6, elementwise_affine=False), "`layer_norm` in norm"),
@@ -259,6 +272,15 @@ def test_embeddings_write_neurons():
 
     layers = dict(table=nn.Embedding(7, 6, padding_idx=2), place=nn.Embedding(2, 6), fc=nn.Linear(6, 9))
     assert_exact(net_of(forward, **layers), inputs(3, 4), ["table", "fc"])
+
+
+def test_neurons_that_embeddings_are_looked_up_by_stay_whole():
+    def forward(net, x):
+        return two_heads(net, net.fc(net.table((net.a(x) > 0).long()).sum(1)))
+
+    base = net_of(forward, a=nn.Linear(5, 7), table=nn.Embedding(2, 6), fc=nn.Linear(6, 9))
+    assert_exact(base, inputs(3, 5), ["table", "fc"], whole=["a"])
+    assert graph.collapse(base, inputs(3, 5), 2).reasons["a"] == "`embedding` in table looks rows up by it"
 
 
 def test_embeddings_that_do_more_than_look_up():

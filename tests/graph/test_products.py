@@ -1,9 +1,10 @@
 """Raw parameters in matmul, einsum and elementwise: exact on planted symmetry, or whole with a reason."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from planted import Net, inputs, lifted, random_, two_heads
+from planted import Net, assert_same, assert_same_policy, inputs, lifted, random_, two_heads
 from test_layers import assert_exact, net_of
 from torch import nn
 
@@ -43,6 +44,12 @@ FROM_6_TO_4 = {
         lambda net, h: torch.einsum("ni,nio->no", h, net.w.t().unsqueeze(0).expand(len(h), -1, -1)),
         H,
     ),
+    "a new axis": (
+        lambda net, h: torch.einsum("mio,bi->bmo", net.w.unsqueeze(0).expand(2, -1, -1), h).mean(1),
+        W,
+    ),
+    "an exponential shift": (lambda net, h: h @ net.w + net.s.exp(), W | dict(s=raw(4))),
+    "a computed bias": (lambda net, h: F.linear(h, net.w, net.s.exp()), H | dict(s=raw(4))),
     "einsum by numbers": (lambda net, h: torch.einsum(h, [0, 1], net.w, [1, 2], [0, 2]), W),
     "F.linear": (lambda net, h: F.linear(h, net.w), H),
     "F.linear, transposed": (lambda net, h: F.linear(h, net.w.t(), net.b), W | dict(b=raw(4))),
@@ -110,7 +117,16 @@ def over_looked_up(net, hidden, actions):
     return torch.einsum("bh,khe,ae->bak", hidden, net.met, actions(torch.arange(4))).tanh()
 
 
-ACTORS = {"in two steps": in_two_steps, "the table": over_the_table, "looked up": over_looked_up}
+def the_table_first(net, hidden, actions):
+    return torch.einsum("ae,bh,khe->bak", actions.weight, hidden, net.met).tanh()
+
+
+ACTORS = {
+    "the table first": the_table_first,
+    "in two steps": in_two_steps,
+    "the table": over_the_table,
+    "looked up": over_looked_up,
+}
 
 
 @pytest.mark.parametrize("name", ACTORS)
@@ -193,6 +209,10 @@ WHOLE = {
         lambda net, h, g: h @ net.w.t().clone().mul_(torch.eye(4, 6).double() + 1).t(),
         "`matmul` in Net sums over its neurons, with no parameter",
     ),
+    "two layers side by side": (
+        lambda net, h, g: (torch.stack([h, g], 2) @ net.pair).flatten(1),
+        "`matmul` in Net mixes it with others",
+    ),
     "a row of a matrix": (
         lambda net, h, g: h * net.w[:, 0],
         "`mul` in Net joins it with what cannot be merged",
@@ -213,6 +233,7 @@ def test_what_is_left_whole(name):
         return two_heads(net, net.fc(between(net, net.a(x), net.b(x)).tanh()))
 
     width = {
+        "two layers side by side": 18,
         "every pair": 36,
         "outer": 36,
         "by a computed matrix": 4,
@@ -220,8 +241,8 @@ def test_what_is_left_whole(name):
         "with observations": 4,
     }
     width = 1 if "two of ours" in name else width.get(name, 6)
-    layers = dict(a=nn.Linear(6, 6), b=nn.Linear(6, 6), w=raw(6, 4), fc=nn.Linear(width, 9))
-    base = net_of(forward, **layers)
+    layers = dict(a=nn.Linear(6, 6), b=nn.Linear(6, 6), w=raw(6, 4), pair=raw(2, 3))
+    base = net_of(forward, **layers, fc=nn.Linear(width, 9))
     found = graph.collapse(base, inputs(3, 6), 2)
     assert found.reasons["a"].startswith(reason) and found.widths["a"] == 6
     large, fibers = lifted(base, inputs(3, 6))
@@ -253,3 +274,25 @@ def test_a_temperature_is_the_same_for_all():
 
     base = net_of(forward, a=nn.Linear(5, 6), temperature=raw(1), fc=nn.Linear(6, 9))
     assert_exact(base, inputs(3, 5), ["a", "fc"])
+
+
+def test_a_matrix_repeated_for_each_neuron_is_no_neurons_own():
+    def forward(net, x):
+        h = torch.stack([net.a(x).tanh(), net.a(x).sin()], 2)
+        own = net.w.unsqueeze(0).expand(h.shape[1], -1, -1)
+        return two_heads(net, net.fc(torch.einsum("bcj,cjo->bco", h, own).sin().flatten(1)))
+
+    base = net_of(forward, a=nn.Linear(5, 6), w=raw(2, 4), fc=nn.Linear(24, 9))
+    assert_exact(base, inputs(3, 5), ["a", "fc"])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_single_neuron_is_read_along_the_axis_that_is_summed_over(batch):
+    base = net_of(
+        lambda net, x: two_heads(net, (net.a(x).tanh() @ net.w).tanh()), a=nn.Linear(5, 1), w=raw(1, 9)
+    )
+    large = graph.lift(base, inputs(batch, 5), {"a": np.zeros(3, int)})
+    assert large.w.shape == (3, 9)
+    assert_same_policy(graph.collapse(large, inputs(batch, 5), 0).policy, base)
+    with torch.no_grad():
+        assert_same(large(*inputs(3, 5)), base(*inputs(3, 5)))
