@@ -293,6 +293,20 @@ def alike(trace: Trace, out: Tensor, tensors: Sequence[Tensor], *neurons: Tensor
     return reduce(partial(together, trace), met).expand(out.shape) if met else trace.nobody(out)[0]
 
 
+@rule("glu")
+def gated(trace: Trace, out: Tensor, x: Tensor, dim: int = -1) -> Tensor:
+    """One half of the neurons times a function of the other."""
+    half, gate = trace.neurons(x).chunk(2, dim)
+    return together(trace, half, gate)
+
+
+@rule("prelu")
+def leaky_by_channel(trace: Trace, out: Tensor, x: Tensor, slope: Tensor) -> Tensor:
+    """A slope of each channel's own, or one for all."""
+    one = [] if slope.numel() == 1 else [trace.neurons(slope).reshape(-1, *[1] * (x.ndim - 2))]
+    return alike(trace, out, [x], *one)
+
+
 def together(trace: Trace, a: Tensor, b: Tensor) -> Tensor:
     """The neurons of an elementwise function of two tensors, of as many axes each."""
     shape = torch.broadcast_shapes(a.shape, b.shape)
@@ -386,7 +400,7 @@ def within_channels(trace: Trace, out: Any, x: Tensor, *args: Any, **kwargs: Any
     return tuple(neurons.expand(y.shape) for y in tensors_in(out))
 
 
-@rule("sum", "mean", "prod", "logsumexp", "median", "amax", "amin", "max", "min")
+@rule("sum", "mean", "prod", "std", "var", "logsumexp", "median", "amax", "amin", "max", "min")
 def reduction(
     trace: Trace, out: Any, x: Tensor, dim: Any = None, *args: Any, **kwargs: Any
 ) -> Tensor | tuple[Tensor, ...]:

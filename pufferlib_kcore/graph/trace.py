@@ -321,7 +321,8 @@ class Trace(TorchFunctionMode):
         if rule and any(
             self.is_parameter(x) or self._origin(x) is None and self.neurons(x).any() for x in given
         ):
-            neurons = list(tensors_in(rule(self, out, *args, **kwargs)))
+            told = {name: value for name, value in kwargs.items() if name != "out"}  # where to put it
+            neurons = list(tensors_in(rule(self, out, *args, **told)))
         else:
             cure = f'register a rule for it with @pufferlib_kcore.rule("{self.operation}")'
             neurons = self.leave(given, out, "is unknown", cure)

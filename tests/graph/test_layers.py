@@ -265,6 +265,55 @@ def test_transposed_convolutions(d):
     assert graph.collapse(lifted(base, given)[0], given, 0).policy.up.in_channels == 4
 
 
+ELEMENTWISE = {
+    "glu": (lambda net, h: nn.functional.glu(h), nn.Identity(), 12),
+    "glu of channels": (lambda net, h: nn.functional.glu(h[:, :, None], 1)[:, :, 0], nn.Identity(), 12),
+    "prelu": (lambda net, h: net.bend(h), nn.PReLU(), 6),
+    "prelu of channels": (lambda net, h: net.bend(h[:, :, None].expand(-1, -1, 2)).mean(2), nn.PReLU(6), 6),
+    "a place to put it": (lambda net, h: torch.sigmoid(h, out=None), nn.Identity(), 6),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_gates_and_slopes(name):
+    between, bend, units = ELEMENTWISE[name]
+    layers = dict(a=nn.Linear(5, units), bend=bend, fc=nn.Linear(6, 9))
+    net = net_of(lambda net, x: two_heads(net, net.fc(between(net, net.a(x)))), **layers)
+    given, free = inputs(3, 5), {row["space"]: row["units"] for row in graph.spaces(net, inputs(3, 5)).rows}
+    assert free["a"] == 6
+    assert_exact(net, given, ["a", "fc"])
+
+
+def test_a_gate_for_each_channel():
+    def forward(net, x):
+        h = net.a(x).relu()
+        gate = net.up(net.down(h.mean((2, 3))).relu()).sigmoid()
+        return two_heads(net, net.fc((h * gate[:, :, None, None]).flatten(1)))
+
+    layers = dict(a=nn.Conv2d(2, 6, 3), down=nn.Linear(6, 3), up=nn.Linear(3, 6), fc=nn.Linear(24, 9))
+    assert_exact(net_of(forward, **layers), inputs(3, 2, 4, 4), ["a", "down", "fc"])
+
+
+def test_lengths_and_spreads_over_neurons_keep_them_whole():
+    for between in (
+        lambda h: nn.functional.normalize(h, dim=-1),
+        lambda h: h - h.std(1, keepdim=True),
+        lambda h: h.softmax(-1),
+    ):
+        layers = dict(a=nn.Linear(5, 6), fc=nn.Linear(6, 9))
+        net = net_of(lambda net, x, f=between: two_heads(net, net.fc(f(net.a(x)))), **layers)
+        assert_exact(net, inputs(3, 5), ["fc"], whole=["a"])
+
+
+def test_a_norm_over_several_layers_leaves_them_whole():
+    def forward(net, x):
+        h = net.norm(torch.cat([net.a(x), net.b(x)], 1)).relu()
+        return two_heads(net, net.fc(h.flatten(1)))
+
+    layers = dict(a=nn.Conv1d(2, 5, 1), b=nn.Conv1d(2, 3, 1), norm=nn.BatchNorm1d(8), fc=nn.Linear(24, 9))
+    assert_exact(net_of(forward, **layers), inputs(4, 2, 3), ["fc"], whole=["a", "b"])
+
+
 def test_embeddings_write_neurons():
     def forward(net, x):
         ids = (x * 100).long() % 7
