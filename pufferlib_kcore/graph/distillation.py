@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from pufferlib_kcore.graph.calibration import Inputs, smaller_inputs
 from pufferlib_kcore.graph.collapsing import Collapse
+from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.faithfulness import Answers, divergence, kl_of
 
 STEPS = 200
@@ -40,7 +40,7 @@ def distill(
     values in parts of their variance (Rusu et al., 2016, "Policy distillation").
     """
     places: dict[str, Any] = dict(method=method, value=value, actions=actions)
-    smaller, merges = copy.deepcopy(collapse.policy), collapse.merges
+    smaller, merges = copy_of(collapse.policy), collapse.merges
     with torch.no_grad():
         theirs = [Answers(policy, [x], **places) for x in inputs]
     ours = smaller_inputs(policy, inputs, collapse.network, merges, method)
@@ -52,7 +52,7 @@ def distill(
         if done % max(1, steps // CHECKS) == 0 or done == steps:
             kl = divergence(policy, smaller, held_out, collapse.network, merges, **places).kl
             if kl < best:
-                best, kept = kl, copy.deepcopy(smaller)
+                best, kept = kl, copy_of(smaller)
         target, x = theirs[done % len(inputs)], ours[done % len(inputs)]
         answers = Answers(smaller, [x], **places)
         loss = sum(kl_of(a, b).mean() for a, b in zip(target.actions, answers.actions, strict=True))

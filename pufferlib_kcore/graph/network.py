@@ -19,6 +19,7 @@ from pufferlib_kcore.fibration.quotient import Axis, Segment, Table
 from pufferlib_kcore.fibration.recurrent import plain_step
 from pufferlib_kcore.fibration.refinement import Producer, Space
 from pufferlib_kcore.graph import products  # noqa: F401  (with `rules`, fills the table of rules)
+from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.sizes import Attribute, tag_attributes
 from pufferlib_kcore.graph.trace import Population, Trace, Use, is_within
@@ -58,7 +59,7 @@ def network_of(
         raise UserError(
             f"{type(policy).__name__} holds TorchScript, which cannot be traced: pass it in Python"
         )
-    copied = copy.deepcopy(policy)
+    copied = copy_of(policy)
     attributes = tag_attributes(copied)
     trace = Trace(copied, ignore)
     output = trace.run(method, copy.deepcopy(example_inputs))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Axis
+from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.sizes import known_sizes, set_attribute
 
@@ -25,7 +25,7 @@ def rebuild(
 
     tensors  parameter or buffer name -> values, of any shape;  widths  space -> units
     """
-    rebuilt = copy.deepcopy(policy)
+    rebuilt = copy_of(policy)
     named = dict([*rebuilt.named_parameters(), *rebuilt.named_buffers()])
     for name, tensor in tensors.items():
         named[name].data = tensor.clone()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.network import Network
 
 
@@ -69,7 +70,7 @@ def make_report(
 
 def count_macs(policy: nn.Module, inputs: tuple, method: str) -> int | None:
     """Multiply-accumulates of one call, by torch's own counter; None where it cannot count one."""
-    counted = copy.deepcopy(policy)  # a call may change buffers
+    counted = copy_of(policy)  # a call may change buffers
     with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # of oneDNN's flags
         try:

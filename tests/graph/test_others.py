@@ -225,3 +225,19 @@ def test_stable_baselines3_policies(name, continuous, double_by_default):
             assert_same(large.evaluate_actions(x, taken), expected)
             assert_same([found.policy.predict_values(x)], [base.predict_values(x)])
             assert_same([found.policy(x, deterministic=True)[0]], [base(x, deterministic=True)[0]])
+
+
+def test_a_stable_baselines3_model_that_has_just_been_trained(monkeypatch):
+    """Its policy keeps the distribution of its last minibatch, which torch does not copy as it is."""
+    monkeypatch.undo()  # float32, as it was trained
+    ppo = pytest.importorskip("stable_baselines3").PPO
+    model = ppo("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, n_epochs=1, device="cpu").learn(8)
+    assert not model.policy.action_dist.distribution.logits.is_leaf
+    found = graph.collapse(model.policy, (torch.rand(3, 4),), 0.9, value=1)
+    assert found.widths["mlp_extractor.policy_net.0"] < 64
+    state = graph.collapse_optimizer(model.policy.optimizer.state_dict(), found, model.policy)
+    found.policy.optimizer.load_state_dict(state)
+    model.policy, before = found.policy, found.policy.action_net.weight.clone()
+    assert model.predict(np.zeros(4, np.float32))[0] in (0, 1)
+    model.learn(8)
+    assert not torch.equal(model.policy.action_net.weight, before)
