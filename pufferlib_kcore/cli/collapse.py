@@ -17,6 +17,7 @@ from pufferlib_kcore.analysis import frontier
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.environments import vector
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.policies import noise_inputs
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Args
 from pufferlib_kcore.store import atomic, checkpoints, fibers, names, runs
@@ -168,8 +169,11 @@ class Recorded:
 
 
 def recorded(args: Args, source: runs.Run, restored: Restored) -> Recorded:
-    """Let the original play its own environment.  Raises UserError where that is not there."""
+    """Let the original play its own environment; without it, make observations up.  Raises UserError"""
     settings, states = worlds.stored_settings(source, args), args.settings.collapse.calibrate
+    if not states:
+        made_up = (noise_inputs(restored.spec, seed=settings.train.seed + i) for i in range(2))
+        return Recorded(*made_up, [], "fitted to made-up observations, measured on none of the environment's")
     started, envs = time.monotonic(), min(16, settings.train.num_envs)
     vec = vector.make(worlds.creator(settings), "serial", envs, 1, None, settings.train.seed)
     try:
@@ -190,6 +194,8 @@ def taught(args: Args, restored: Restored, found: Found, seen: Recorded) -> Foun
     result, steps = found.result, args.settings.collapse.distill
     if steps:
         result = graph.distill(restored.policy, result, seen.calibrate, seen.held_out, steps)
+    if not seen.test:
+        return Found(result, [seen.text], found.frontier)
     apart = graph.divergence(restored.policy, result.policy, seen.test, result.network, result.merges)
     faithful = (
         f"on states that it was not fitted to: KL {apart.kl:.3g} nats to the original, whose states differ "

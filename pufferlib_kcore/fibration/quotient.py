@@ -54,7 +54,8 @@ class Merge:
     def mean(cls, labels: np.ndarray, gain: np.ndarray | None = None) -> Merge:
         """The mean of each fiber; with gains, the row whose scaled copies are nearest to its neurons'."""
         gain = np.ones(len(labels)) if gain is None else gain
-        return cls(labels, gain, gain / np.bincount(labels, gain**2)[labels])
+        squares = np.bincount(labels, gain**2)
+        return cls(labels, gain, gain / np.where(squares > 0, squares, 1)[labels])
 
     @classmethod
     def onto(cls, labels: np.ndarray, kept: np.ndarray, gain: np.ndarray | None = None) -> Merge:

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pufferlib_kcore.fibration import coloring
-from pufferlib_kcore.fibration.partition import meet, one_block, singletons
+from pufferlib_kcore.fibration.partition import meet, number, one_block, singletons
 from pufferlib_kcore.fibration.quotient import FOLD, Fibers, Merge, Table, Tensors, carry
 from pufferlib_kcore.fibration.recurrent import Join, State, Step, add, plain_step
 
@@ -43,6 +43,7 @@ class Space:
     producers: tuple[Producer, ...]
     whole: str | None = None  # why it is never merged
     scales: bool = False  # whether a neuron g times as large only makes its readers' input g times as large
+    rectified: bool = False  # whether it reads nothing below 0, and its readers read 0 where it is below 0
 
 
 def color_spaces(
@@ -59,7 +60,8 @@ def color_spaces(
     published   the published recipe: at most 5 rounds on a cycle, recurrent biases left out of the colors;
                 otherwise to the fixpoint, which takes at most as many rounds as there are units
     by_size     mind the rows' norms: where a space scales, scaled copies merge exactly, through gains; else
-                the distance is |a - b|^2 / 2|a||b|, so that a row and its double are apart
+                the distance is |a - b|^2 / 2|a||b|, so that a row and its double are apart. Where a space is
+                rectified, units that no input can make active go for free: into another fiber, with gain 0
     Returns {space: Merge}.
     """
     merges = {space.name: Merge.mean(singletons(space.units)) for space in spaces if space.whole}
@@ -68,16 +70,26 @@ def color_spaces(
         rounds = 5 if published else sum(space.units for space in block)
         found = refine(block, tensors, table, thresholds, merges, rounds, not published, by_size)
         for space in block:
-            gain = None
-            if by_size and scaled(space, block):
-                gain = Rows(space, space.producers[0], tensors, table, (), True).norms(merges)
-            merges[space.name] = Merge.mean(found[space.name], gain)
+            labels, gain = found[space.name], np.ones(space.units)
+            if by_size and alone(space, block):
+                rows = Rows(space, space.producers[0], tensors, table, (), True)
+                gain = rows.norms(merges) if space.scales else gain
+                dead = rows.dead(merges) if space.rectified else np.zeros(space.units, bool)
+                if dead.any() and not dead.all():
+                    labels = number(np.where(dead, labels[~dead][0], labels))
+                    gain[dead] = 0
+            merges[space.name] = Merge.mean(labels, gain)
     return {space.name: merges[space.name] for space in spaces}
 
 
 def scaled(space: Space, block: Sequence[Space]) -> bool:
     """Whether scaled copies may merge: nothing bends in between, and no cycle leads back."""
-    return space.scales and len(block) == len(space.producers) == 1 and space.producers[0].gates == 1
+    return space.scales and alone(space, block)
+
+
+def alone(space: Space, block: Sequence[Space]) -> bool:
+    """Whether one plain layer writes a space, and no cycle leads back to it."""
+    return len(block) == len(space.producers) == 1 and space.producers[0].gates == 1
 
 
 def reads(names: Collection[str], table: Table) -> set[str]:
@@ -181,6 +193,10 @@ class Rows:
         """Norms of the rows, 1 for those that are zero.  -> (gates * units,)"""
         squares = np.sum([(self.block(c, fibers) ** 2).sum(axis=1) for c in self.stays], axis=0)
         return np.where(squares > 0, np.sqrt(squares), 1)
+
+    def dead(self, fibers: Fibers) -> np.ndarray:
+        """Units with no weight and no bias above 0.  -> (units,) of bool"""
+        return np.all([(self.block(c, fibers) <= 0).all(axis=1) for c in self.stays], axis=0)
 
     def colors(self, fibers: Fibers, threshold: float, by_size: bool | None = None) -> np.ndarray:
         """Clusters of all gates' rows together.  -> (gates, units)"""

@@ -71,9 +71,10 @@ def collapse(
     calibrate       recorded inputs, tuples like example_inputs: what reads merged neurons is refitted by
                     least squares, so that on these inputs it computes what it did in the original
     colors          "weights"; "faithful", the same minding their size: where nothing but ReLUs and pools
-                    stands between a space and its readers, scaled copies merge exactly, through gains, and
-                    elsewhere they are apart; or "activations": a neuron joins a fiber where, on the inputs to
-                    calibrate on, its readers can make it up from those kept, to the distance `threshold`
+                    stands between a space and its readers, scaled copies merge exactly, through gains,
+                    elsewhere they are apart, and ReLUs that no input can wake go for free; or
+                    "activations": a neuron joins a fiber where, on the inputs to calibrate on, its readers
+                    can make it up from those kept, to the distance `threshold`
     round_to        widths are multiples of this, as hardware may like, or all units
     Raises UserError for thresholds out of range, names that mean nothing, and policies that cannot be traced.
     """

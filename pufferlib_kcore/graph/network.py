@@ -121,7 +121,10 @@ class _Reader:
             self.group_of[units] = index
             self.place_of[units] = np.arange(len(units))
         self.names = self._names()
-        self.bent = np.unique(np.concatenate([np.zeros(1, int), *map(self._units_in, trace.bent)]))
+        self.bent, self.bare = (
+            np.unique(np.concatenate([np.zeros(1, int), *map(self._units_in, neurons)]))
+            for neurons in (trace.bent, trace.bare)
+        )
 
     def network(self, attributes: Sequence[Attribute]) -> Network:
         trace = self.trace
@@ -234,8 +237,17 @@ class _Reader:
         kind = populations[0].kind
         if kind == "linear" and all(self.trace.populations.index(p) in self.critic for p in populations):
             kind = "critic"
-        bent = bool(np.isin(self.groups[index], self.bent).any())
-        return Space(self.names[index], len(self.groups[index]), kind, tuple(producers), whole, not bent)
+        bent, bare = (bool(np.isin(self.groups[index], some).any()) for some in (self.bent, self.bare))
+        signed = any(n in self.trace.signed for p in producers for c in p.columns for n in c.names)
+        return Space(
+            name=self.names[index],
+            units=len(self.groups[index]),
+            kind=kind,
+            producers=tuple(producers),
+            whole=whole,
+            scales=not bent,
+            rectified=not bare and not signed,
+        )
 
 
 def _array(neurons: Tensor) -> np.ndarray:

@@ -30,6 +30,16 @@ HOMOGENEOUS = set(
     """.split()
 )  # what makes of a neuron g times as large a result g times as large, or reads it
 RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
+VIEWS = set(
+    """
+    max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    view reshape flatten unflatten ravel squeeze unsqueeze permute transpose t T contiguous clone detach
+    chunk split getitem cat stack expand float double to
+    """.split()
+)  # what lets numbers through, or the largest of them
+AVERAGES = {f"{kind}_pool{n}d" for kind in ("avg", "adaptive_avg") for n in (1, 2, 3)} | {"mean", "sum"}
+KEEPS_SIGN = VIEWS | AVERAGES | {"dropout"}
+RECTIFIERS = {"relu", "relu6"}
 TAKES_SIZES = {"view", "reshape", "expand", "broadcast_to"}
 ASKS_A_VALUE = {"item", "tolist", "numpy", "bool", "int", "float", "index", "complex"}
 Axes = tuple[int | None, ...]  # of a parameter, in the order of a view's; None where it only repeats
@@ -63,6 +73,8 @@ class Shadow:
 
     neurons: Tensor  # int64, the tensor's shape: > 0 a neuron, 0 nobody, -1 - i the policy's i-th input
     sources: frozenset[int] = frozenset()  # the populations it was computed from
+    positive: bool = False  # known to be nowhere below 0
+    raw: bool = False  # just written: nothing but views since
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,8 @@ class Trace(TorchFunctionMode):
         self.taken: list[Tensor] = []  # neurons that went on together, maybe without the rest of their layer
         self.protected: list[tuple[Tensor, str]] = []  # and why
         self.bent: list[Tensor] = []  # neurons whose size matters: g times as large, they do something else
+        self.bare: list[Tensor] = []  # neurons that something other than a rectifier saw as they were written
+        self.signed: set[str] = set()  # parameters that read what may be below 0
         self.same_width: list[list[Tensor]] = []  # populations that one module keeps at one width
         self.inputs = 0  # tensors in what the method was given
         self.state_inputs: dict[int, Tensor] = {}  # an input that is recurrent state -> its neurons
@@ -277,7 +291,7 @@ class Trace(TorchFunctionMode):
         for i, x in enumerate(tensors_in(inputs)):
             self.inputs = i + 1
             neurons = torch.full(x.shape, -1 - i, dtype=torch.int64, device=x.device)
-            self._keep(x, Shadow(neurons, frozenset({INPUT})))
+            self._keep(x, Shadow(neurons, frozenset({INPUT}), x.dtype in (torch.uint8, torch.bool)))
         with ExitStack() as stack:
             for name, module in self.policy.named_modules():
                 before = module.register_forward_pre_hook(lambda *_, name=name: self._path.append(name))
@@ -301,10 +315,11 @@ class Trace(TorchFunctionMode):
         if results or self.operation == "setitem":
             self.touched |= {name for x in given if (name := self.name(x))}
             neurons = self._follow(given, out, args, kwargs)
+            positive, raw = self._sign(given, args)
             for x, ids in zip(results, neurons, strict=True):
                 if not self._viewing:
                     self._views.pop(id(x), None)  # written over
-                    self._keep(x, Shadow(ids, sources | self._written))
+                    self._keep(x, Shadow(ids, sources | self._written, positive, raw))
             if self.operation in TAKES_SIZES:
                 learn_sizes(args[1] if isinstance(args[1], (tuple, list)) else args[1:], neurons[0])
         elif self.operation in ASKS_A_VALUE and sources and not asked_by_torch():
@@ -329,6 +344,22 @@ class Trace(TorchFunctionMode):
         if not keeps_scale:
             self.bent += [self._shadows[id(x)][1].neurons for x in given if id(x) in self._shadows]
         return neurons
+
+    def _sign(self, given: list[Tensor], args: tuple) -> tuple[bool, bool]:
+        """Whether the results are known to be nowhere below 0, and whether they are as they were written."""
+        parameters = {self._names[id(origin[0])] for x in given if (origin := self._origin(x))}
+        read = [self._shadow(x) for x in given if not self.is_named(x)]
+        positive, raw = all(x.positive for x in read), any(x.raw for x in read)
+        if read and not positive:
+            self.signed |= parameters
+        if self.operation in RECTIFIERS:
+            return True, False
+        if self.operation not in VIEWS:
+            self.bare += [x.neurons for x in read if x.raw]
+            raw = bool(self._written)
+        by = args[1] if self.operation in ("mul", "div", "truediv") and len(args) == 2 else None
+        keeps = self.operation in KEEPS_SIGN or isinstance(by, (int, float)) and by > 0
+        return positive and keeps and not parameters, raw
 
     def _adds_neurons(self, given: list[Tensor], args: tuple) -> bool:
         """Whether this is a sum of neurons and of nothing else."""

@@ -13,7 +13,7 @@ from pufferlib_kcore.policies import puffer  # noqa: F401  registers PufferLib's
 from pufferlib_kcore.policies.registry import check_arguments, find
 from pufferlib_kcore.policies.spaces import plain_to_space, space_to_plain
 
-NOISE_STEPS = 64  # in one stretch of made-up observations
+NOISE_STEPS = 16  # in one stretch of made-up observations: longer ones, and policies drift apart on them
 
 # What PufferLib's settings files call "Policy" and "Recurrent", by package; other packages as None
 POLICY_OF = {
@@ -93,8 +93,10 @@ def example_inputs(spec: dict, batch: int = 3, seed: int = 0, hidden_size: int |
     return (x, (h, c))
 
 
-def noise_inputs(spec: dict, states: int = 2048, seed: int = 0) -> list[tuple]:
+def noise_inputs(spec: dict, states: int | None = None, seed: int = 0) -> list[tuple]:
     """Arguments of forward, made up, to calibrate a collapse on where no environment is at hand.
+
+    states  how many; None: 8,192, or 2,048 pictures
 
     Numbers are normal, each stretch of steps at a scale of its own, from 0.1 to 1 (log-uniform); images are
     flat blocks of random gray on black, of several sizes. (obs (B, *obs),), or of a recurrent policy
@@ -103,9 +105,11 @@ def noise_inputs(spec: dict, states: int = 2048, seed: int = 0) -> list[tuple]:
     rng = torch.Generator().manual_seed(seed)
     space = _box(spec)
     low, high = torch.from_numpy(space.low).double(), torch.from_numpy(space.high).double()
+    pictures = space.dtype == "uint8" and len(space.shape) == 3
+    states = states or (2048 if pictures else 8192)
     calls: list[tuple] = []
     for _ in range(-(-states // (4 * NOISE_STEPS))):
-        if space.dtype == "uint8" and len(space.shape) == 3:
+        if pictures:
             x = torch.cat([_blocks(NOISE_STEPS, space.shape, size, rng) for size in (2, 4, 8, 16)])
             x = x[torch.randperm(len(x), generator=rng)] * high
         else:

@@ -109,8 +109,11 @@ class Collapse:
         budget = self.max_kl is not None or self.target_params is not None
         if self.threshold == "auto" and kinds:
             raise UserError(f"--collapse auto finds the widths itself: leave --collapse.{kinds[0]} out")
-        if self.threshold == "auto" and not self.calibrate:
-            raise UserError("--collapse auto measures on recorded states: --collapse.calibrate must not be 0")
+        if self.threshold == "auto" and not self.calibrate and (self.max_kl or not self.target_params):
+            raise UserError(
+                "--collapse auto without recorded states cannot measure KL: give --collapse.target-params "
+                "alone, or a --collapse.calibrate above 0"
+            )
         if self.threshold != "auto" and budget:
             name = "max-kl" if self.max_kl is not None else "target-params"
             raise UserError(f"--collapse.{name} is a budget of --collapse auto, not of a threshold")

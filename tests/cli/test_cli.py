@@ -363,13 +363,16 @@ def test_activations_and_no_calibration_have_their_places(trained):
     assert "recorded 256 states" in out and (run.path / "collapsed_model_act_01_000004/fibers.pkl").is_file()
     code, out, err = demo(trained, *common, "--collapse.calibrate", "0")
     assert code == 0 and "recorded" not in out, err
+    words = "--collapse auto --collapse.target-params 0.3 --collapse.calibrate 0".split()
+    code, out, err = demo(trained, *common[:4], *words, "--collapse.epoch", "4")
+    assert code == 0 and "made-up observations" in out and "KL" not in out, err
 
 
 @pytest.mark.parametrize(
     "words, said",
     [
         ("--collapse auto --collapse.lstm 0.3", "leave --collapse.lstm out"),
-        ("--collapse auto --collapse.calibrate 0", "must not be 0"),
+        ("--collapse auto --collapse.calibrate 0", "cannot measure KL"),
         ("--collapse 0.3 --collapse.max-kl 0.1", "a budget of --collapse auto"),
         ("--collapse auto --collapse.target-params 1.5", "from 0 to 1"),
         ("--collapse auto --collapse.target-params 0", "above 0"),

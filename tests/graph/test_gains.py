@@ -116,3 +116,64 @@ def test_the_optimizers_state_follows_the_gains():
     dual = quotient.dual(gradients(large), found.network.table, merges)
     for name, expected in gradients(found.policy).items():
         torch.testing.assert_close(dual[name], expected, rtol=1e-9, atol=1e-9)
+
+
+def with_dead(net, dead):
+    """The network, these units' weights and biases turned below 0."""
+    with torch.no_grad():
+        for layer, units in dead.items():
+            for p in (getattr(net, layer).weight, getattr(net, layer).bias):
+                p[units] = -p[units].abs()
+    return net
+
+
+@pytest.mark.parametrize("dead", [[0], [0, 3, 5], [7], list(range(8))])
+def test_units_that_no_input_can_wake_go_for_free(dead):
+    net = with_dead(mlp(torch.relu), {"b": dead})  # it reads what a rectifier let through
+    x = inputs(64, 5)
+    with torch.no_grad():
+        found = graph.collapse(net, x, 0, colors="faithful")
+        assert (found.widths["a"], found.widths["b"]) == (8, 9 - min(len(dead), 8))
+        assert_same(found.policy(*x), net(*x))
+        padded = graph.collapse(net, x, 0, colors="faithful", round_to=4)
+        assert_same(padded.policy(*x), net(*x))
+
+
+def test_no_unit_that_reads_signed_inputs_is_called_dead():
+    net, x = with_dead(mlp(torch.relu), {"a": [0, 1]}), inputs(64, 5)
+    assert graph.collapse(net, x, 0, colors="faithful").widths["a"] == 8
+
+
+@pytest.mark.parametrize("bend", [torch.tanh, torch.nn.functional.leaky_relu, lambda x: x.relu() + 0.1 * x])
+def test_no_unit_that_something_else_than_a_rectifier_reads_is_called_dead(bend):
+    net = random_(
+        Net(
+            lambda net, x: two_heads(net, bend(net.b(net.a(x).relu()))),
+            a=nn.Linear(5, 8), b=nn.Linear(8, 9), actor=nn.Linear(9, 3), critic=nn.Linear(9, 1),
+        )
+    )  # fmt: skip
+    assert graph.collapse(with_dead(net, {"b": [0, 1]}), inputs(6, 5), 0, colors="faithful").widths["b"] == 9
+
+
+def test_bytes_are_never_below_0():
+    net, x = nature()
+    first = net.policy.network[0]
+    with torch.no_grad():
+        for p in (first.weight, first.bias):
+            p[:2] = -p[:2].abs()
+        found = graph.collapse(net, x, 0, colors="faithful")
+        assert found.widths["policy.network.0"] == len(first.weight) - 2
+        assert_same(found.policy(*x), net(*x))
+
+
+def test_recurrent_units_are_never_called_dead():
+    net = random_(
+        Net(
+            lambda net, x: two_heads(net, net.cell(net.a(x).relu())[0].relu()),
+            a=nn.Linear(5, 8), cell=nn.RNN(8, 9), actor=nn.Linear(9, 3), critic=nn.Linear(9, 1),
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        for p in net.cell.parameters():
+            p[:2] = -p[:2].abs()
+    assert graph.collapse(net, inputs(6, 5), 0, colors="faithful").widths["cell"] == 9
