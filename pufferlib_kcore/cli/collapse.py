@@ -172,8 +172,9 @@ def recorded(args: Args, source: runs.Run, restored: Restored) -> Recorded:
     """Let the original play its own environment; without it, make observations up.  Raises UserError"""
     settings, states = worlds.stored_settings(source, args), args.settings.collapse.calibrate
     if not states:
-        made_up = (noise_inputs(restored.spec, seed=settings.train.seed + i) for i in range(2))
-        return Recorded(*made_up, [], "fitted to made-up observations, measured on none of the environment's")
+        calibrate, held_out = (noise_inputs(restored.spec, seed=settings.train.seed + i) for i in range(2))
+        text = "fitted to made-up observations, measured on none of the environment's"
+        return Recorded(calibrate, held_out, [], text)
     started, envs = time.monotonic(), min(16, settings.train.num_envs)
     vec = vector.make(worlds.creator(settings), "serial", envs, 1, None, settings.train.seed)
     try:
