@@ -18,7 +18,7 @@ from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.environments import vector
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import noise_inputs
-from pufferlib_kcore.policies.restore import Restored
+from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings import Args
 from pufferlib_kcore.store import atomic, checkpoints, fibers, names, runs
 from pufferlib_kcore.training.record import record
@@ -50,6 +50,8 @@ def run(args: Args) -> int:
 def source_run(args: Args) -> runs.Run:
     """The run that --exp-id names, else the newest of the env."""
     data_dir = args.settings.train.data_dir
+    if args.layout == "metta":
+        return store.metta.find(data_dir, args.exp_id or "")
     if args.exp_id is not None:
         return store.find_run(data_dir, args.exp_id)
     if args.settings.base.env_name is None:
@@ -63,6 +65,39 @@ def thresholds_of(args: Args) -> float | dict[str, float]:
     return next(iter(by_kind.values())) if len(set(by_kind.values())) == 1 else by_kind
 
 
+def destination(args: Args, source: runs.Run, epoch: int) -> runs.CollapseFolder:
+    """The folder of the collapse that the arguments ask for."""
+    if args.collapse == "auto":
+        return source.search_folder(args.settings.collapse.budget(), epoch)
+    return source.collapse_folder(thresholds_of(args), epoch, args.settings.collapse.colors)
+
+
+def stored_or_made(args: Args) -> Collapsed:
+    """The collapse that the arguments ask for, as it stands on disk where nothing has changed since."""
+    source = source_run(args)
+    epoch, path = source.nearest(args.settings.collapse.epoch)
+    folder = destination(args, source, epoch)
+    if not folder.model_path.is_file():
+        return collapse_run(args)
+    restored = restore(folder.model_path)
+    made = restored.payload["collapse"]
+    older = folder.model_path.stat().st_mtime_ns < path.stat().st_mtime_ns
+    if older or made.get("settings") != asdict(args.settings.collapse) or made["source"] != str(path):
+        return collapse_run(args)
+    state = folder.state_path.is_file() and checkpoints.load(folder.state_path, format=checkpoints.STATE)
+    return Collapsed(
+        source,
+        folder,
+        epoch,
+        restored.payload["agent_steps"],
+        restored.policy,
+        restored.spec,
+        state["optimizer"] if state else None,
+        made,
+        f"collapsed before: {folder.model_path}",
+    )
+
+
 def collapse_run(args: Args) -> Collapsed:
     """Collapse a checkpoint and write the smaller policy, its optimizer state and fibers.pkl beside it."""
     source, asked = source_run(args), args.settings.collapse.epoch
@@ -71,15 +106,23 @@ def collapse_run(args: Args) -> Collapsed:
     found = searched(args, source, restored) if args.collapse == "auto" else merged(args, source, restored)
     optimizer, note = carried_optimizer(source, epoch, restored, found.result)
 
-    thresholds: float | dict[str, float] | None = None
-    if args.collapse == "auto":
-        folder, tag = source.search_folder(args.settings.collapse.budget(), epoch), "auto"
-    else:
-        thresholds = thresholds_of(args)
-        folder = source.collapse_folder(thresholds, epoch, args.settings.collapse.colors)
-        tag = names.threshold_tag(thresholds) if isinstance(thresholds, dict) else f"{thresholds:g}"
-    folder.path.mkdir(parents=True, exist_ok=True)
+    thresholds = None if args.collapse == "auto" else thresholds_of(args)
+    tag = (
+        names.threshold_tag(thresholds)
+        if isinstance(thresholds, dict)
+        else f"{thresholds:g}"
+        if thresholds is not None
+        else "auto"
+    )
+    folder = destination(args, source, epoch)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {folder.path}: {error.strerror}; choose a folder that is writable"
+        ) from error
     provenance = {
+        "settings": asdict(args.settings.collapse),
         "source": str(path),
         "epoch": epoch,
         "agent_steps": restored.payload["agent_steps"],
@@ -95,7 +138,8 @@ def collapse_run(args: Args) -> Collapsed:
         frontier.figure(points, f"{source.exp_id}, epoch {epoch}").savefig(
             folder.frontier_path.with_suffix(".png")
         )
-    nearest = "" if epoch == asked else f" (no model_{asked:06d}.pt: the nearest epoch is {epoch})"
+    missing = f"no epoch {asked}" if args.layout == "metta" else f"no model_{asked:06d}.pt"
+    nearest = "" if epoch == asked else f" ({missing}: the nearest epoch is {epoch})"
     lines = [f"collapsing {path}{nearest}", str(found.result.report), *found.notes, note]
     text = "\n".join([*lines, f"wrote {folder.model_path}"])
     return Collapsed(

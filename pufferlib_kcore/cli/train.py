@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +15,14 @@ from torch import nn
 
 from pufferlib_kcore import store
 from pufferlib_kcore.cli import collapse as collapse_job
+from pufferlib_kcore.cli import controls
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.settings import Args, Settings
-from pufferlib_kcore.store import checkpoints, runs
+from pufferlib_kcore.store import checkpoints, names, runs
 from pufferlib_kcore.training import reporting
 from pufferlib_kcore.training.rollout import Diverged
 from pufferlib_kcore.training.trainer import Start, Trainer
@@ -38,6 +40,8 @@ class Job:
     start: Start = field(default_factory=Start)
     collapse: dict[str, Any] | None = None  # provenance of a collapsed policy
     log_name: str = "log.out"
+    name: str | None = None  # of a new run's folder; None: the environment's, and random digits
+    layout: type[runs.Run] = runs.Run
 
 
 def run(args: Args) -> int:
@@ -48,6 +52,8 @@ def run(args: Args) -> int:
 def job_of(args: Args) -> Job:
     """Which of the three kinds of training the arguments ask for."""
     data_dir = args.settings.train.data_dir
+    if args.layout == "metta":
+        return metta_job(args)
     if args.collapse is not None:
         return after_collapse(args)
     if args.exp_id is not None:
@@ -56,8 +62,8 @@ def job_of(args: Args) -> Job:
         except UserError:
             if args.resume:
                 raise
-            return Job(args.settings, data_dir)
-        return resumed(found, args) if found.checkpoints() else Job(args.settings, data_dir)
+            return Job(args.settings, data_dir, name=args.exp_id)
+        return resumed(found, args) if found.checkpoints() else Job(args.settings, data_dir, name=args.exp_id)
     if args.resume:
         return resumed(store.newest_run(data_dir, worlds.env_name(args.settings)), args)
     return Job(args.settings, data_dir)
@@ -78,7 +84,7 @@ def resumed(found: runs.Run, args: Args) -> Job:
         restored.spec,
         start,
         collapse,
-        "log_collapsed.out" if collapse else "log.out",
+        "log_collapsed.out" if collapse and args.layout != "metta" else "log.out",
     )
 
 
@@ -96,6 +102,46 @@ def after_collapse(args: Args) -> Job:
         done.provenance,
         "log_collapsed.out",
     )
+
+
+def metta_job(args: Args) -> Job:
+    """A run in Metta's layout: new, going on, or retrained from a checkpoint of another."""
+    root, retrained = args.settings.train.data_dir, args.collapse is not None or args.control is not None
+    name = args.run or (retraining_name(args) if retrained else None)
+    if name is None or "/" in name or name.startswith("."):
+        raise UserError(f"which run? name it in one word, as in --layout metta --run t1, not {name!r}")
+    found = store.MettaFolder(Path(root) / name)
+    if found.checkpoints():
+        return resumed(found, args)
+    if not retrained:
+        return Job(args.settings, root, name=name, layout=store.MettaFolder)
+    job = controls.retraining(args)
+    say(job.text)
+    return Job(
+        worlds.stored_settings(job.source, args),
+        root,
+        None,
+        job.policy,
+        job.spec,
+        Start(job.epoch, job.agent_steps, job.optimizer),
+        job.provenance,
+        name=name,
+        layout=store.MettaFolder,
+    )
+
+
+def retraining_name(args: Args) -> str:
+    """What a retrained run is called where --run does not say it."""
+    source = collapse_job.source_run(args)
+    c, epoch = args.settings.collapse, source.nearest(args.settings.collapse.epoch)[0]
+    role = {None: "base", "ablated": "ablationsrandom"}.get(args.control, args.control)
+    setting = tuple(c.thresholds().values()) if args.collapse != "auto" else (c.target_params or 0.0,)
+    setting = () if role == "original" else setting
+    if args.collapse == "auto" and c.target_params is None:
+        raise UserError(
+            "a run in Metta's layout is named after --collapse.target-params: give it, or --run NAME"
+        )
+    return names.metta_run(names.MettaRun(source.exp_id, epoch, str(role), setting))
 
 
 def fit(job: Job, args: Args) -> int:
@@ -119,7 +165,7 @@ def fit(job: Job, args: Args) -> int:
         torch.backends.cudnn.deterministic = t.torch_deterministic
         policy = (job.policy if job.policy is not None else build(spec)).to(device)
         worlds.share_threads(settings, world, policy)
-        run = job.run or runs.Run.create(job.root, env_name, args.exp_id if job.collapse is None else None)
+        run = job.run or job.layout.create(job.root, env_name, job.name)
         stack.enter_context(run.lock())
         run.truncate_metrics(job.start.epoch)
         about = store.provenance()
@@ -157,6 +203,8 @@ def fit(job: Job, args: Args) -> int:
             trainer.reporters.append(tracked[0])
             stack.callback(tracked[1])
         try:
+            if job.layout is store.MettaFolder and job.collapse:
+                trainer.save()  # what it starts from is the run's first checkpoint, and its own to go on from
             finished = trainer.fit(stop)
         except Diverged as error:
             saved = (
@@ -170,7 +218,7 @@ def fit(job: Job, args: Args) -> int:
             return failed(
                 f"{error}\nThe run stopped in {run.path}; go on with --resume --exp-id {run.exp_id}"
             )
-    say(ending(run, env_name, finished, job.collapse, settings))
+    say(ending(run, env_name, finished, job.collapse, args))
     return 0
 
 
@@ -202,8 +250,14 @@ def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: 
     return " ".join(f"{key}={value}" for key, value in fields.items())
 
 
-def ending(run: runs.Run, env: str, finished: bool, collapse, settings: Settings) -> str:
+def ending(run: runs.Run, env: str, finished: bool, collapse, args: Args) -> str:
     """What was made, and what to do next."""
+    if args.layout == "metta":
+        folders = f"--exp-name {run.exp_id} --epoch-idx {run.latest()[0]} --train-dir {run.root}"
+        go_on = f"go on: python demo.py --mode train --layout metta --run {run.exp_id} --env {env}"
+        retrain = "" if collapse else f"\ncollapse and retrain: bash kcore.sh {folders}"
+        done = f"done; saved {run.latest()[1]}{retrain}"
+        return done if finished else f"stopped; saved {run.latest()[1]}\n{go_on}"
     last, train = run.latest()[1], f"python demo.py --mode train --env {env}"
     if not finished:
         return f"stopped; saved {last}\ngo on: {train} --resume --exp-id {run.exp_id}"

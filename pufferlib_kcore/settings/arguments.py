@@ -24,8 +24,10 @@ MODES = {
     "autotune": "find the workers, envs and threads that suit this machine",
     "profile": "train for a short while and say where the time goes",
 }
+LAYOUTS = ("experiments", "metta")
+CONTROLS = ("original", "ablated", "scratch")
 BACKENDS = ("multiprocessing", "serial", "ray")
-TRACKERS = ("wandb", "tensorboard")
+TRACKERS = ("wandb", "tensorboard", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,9 @@ class Args:
     env: str | None  # as config/ lists it; None where only --exp-id or --eval-model-path can say
     mode: str
     vec: str
+    layout: str  # of the folders: "experiments" or "metta"
+    run: str | None  # the name of the run to make or to go on with, in Metta's layout
+    control: str | None  # what to train in place of the collapsed policy: "original" | "ablated" | "scratch"
     exp_id: str | None
     resume: bool
     collapse: float | str | None  # cosine distance or auto; None: no collapse is asked for
@@ -83,6 +88,13 @@ def load(argv: Sequence[str] | None = None) -> Args:
             raise UserError(f"{short} and {'--' + name} are one setting: give one of them")
         if text is not None:
             overrides[name] = text
+    if given.layout == "metta":
+        overrides.setdefault("train.data_dir", "train_dir")
+    elif given.run or given.control:
+        raise UserError(
+            f"--{'run' if given.run else 'control'} belongs to Metta's layout: add --layout metta"
+        )
+    given.track = None if given.track == "none" else given.track
     if given.env is None and given.exp_id is None and given.eval_model_path is None:
         raise UserError(
             f"nothing to {given.mode}: name an environment, as in python demo.py --mode {given.mode} "
@@ -91,7 +103,7 @@ def load(argv: Sequence[str] | None = None) -> Args:
     fitting = overrides if given.env else {k: v for k, v in overrides.items() if k.split(".")[0] not in FREE}
     settings = resolve(given.env, fitting, given.config)
     thresholds = {f"collapse.{key}" for key in ("threshold", *settings.collapse.thresholds())}
-    asked = given.mode == "collapse" or thresholds & overrides.keys()
+    asked = given.mode == "collapse" or given.control or thresholds & overrides.keys()
     del given.help
     given.env = settings.base.env_name
     given.collapse = settings.collapse.threshold if asked else None
@@ -146,6 +158,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", dest="train.seed", metavar="INT", help="short for --train.seed")
     add("--exp-id", "--exp-name", metavar="RUN", help="a run: its name, or its path below experiments/")
+    layout = "where runs lie: experiments, or metta for train_dir/RUN/RUN/checkpoints (default: experiments)"
+    add("--layout", type=_one_of(*LAYOUTS), default=LAYOUTS[0], metavar="LAYOUT", help=layout)
+    add("--run", metavar="NAME", help="with --layout metta: the run's name; one that is there goes on")
+    control = (
+        "with --layout metta: train as long, in place of the collapsed policy, the original, or the same "
+    )
+    control += "widths by random ablation (ablated) or untrained (scratch)"
+    add("--control", type=_one_of(*CONTROLS), metavar="KIND", help=control)
     add("--resume", action="store_true", help="go on with that run, else with the newest of the env")
     merge = "merge neurons at most this cosine distance apart, 0 to 2, or auto: as many as a budget allows"
     add("--collapse", dest="collapse.threshold", metavar="T", help=merge)

@@ -12,7 +12,7 @@ Thresholds = float | Mapping[str, float]  # one cosine distance in [0, 2], or on
 # Tags of the kinds in a folder's name, in the order in which they are written.
 KIND_TAGS = {"default": "def", "linear": "lin", "cnn": "cnn", "lstm": "lstm", "critic": "crit"}
 COLOR_TAGS = {"weights": "thr", "faithful": "size", "activations": "act"}
-METTA_ROLES = ("base", "ablationsrandom", "scratch")
+METTA_ROLES = ("base", "ablationsrandom", "scratch", "original")
 
 _VALUE = r"(?:\d\d|\d+p\d+)"  # '03' is 0.3; '0p25' is 0.25
 _BY_KIND = r"(?:def|lin|cnn|lstm|crit)"
@@ -24,8 +24,9 @@ _MODEL = re.compile(r"model_(\d{6,})(_collapsed)?(\.state)?\.pt")
 _RUN = re.compile(r"(.+)-([0-9a-f]{8})")
 _METTA_CHECKPOINT = re.compile(r"(.+)__e(\d+)__s(\d+)__t(\d+)__sc(\d+)\.pt")
 _NUMBER = r"(\d+(?:\.\d+)?)"
+_SETTING = rf"{_NUMBER}_{_NUMBER}_{_NUMBER}_{_NUMBER}|params{_NUMBER}"
 _METTA_RUN = re.compile(
-    rf"(.+)_epoch_(\d+)_({'|'.join(METTA_ROLES)})_{_NUMBER}_{_NUMBER}_{_NUMBER}_{_NUMBER}(?:_seed(\d+))?"
+    rf"(.+)_epoch_(\d+)_(?:({'|'.join(METTA_ROLES[:3])})_({_SETTING})|original)(?:_seed(\d+))?"
 )
 
 
@@ -196,11 +197,8 @@ class MettaCheckpoint(NamedTuple):
 class MettaRun(NamedTuple):
     experiment: str
     epoch: int
-    role: str  # 'base' (the collapsed run), or a control: 'ablationsrandom', 'scratch'
-    linear: float
-    cnn: float
-    lstm: float
-    critic: float
+    role: str  # 'base' (the collapsed run), or a control: 'ablationsrandom', 'scratch', 'original'
+    setting: tuple[float, ...]  # thresholds (linear, cnn, lstm, critic), or (part of the parameters,), or ()
     seed: int | None = None
 
 
@@ -219,14 +217,29 @@ def parse_metta_checkpoint(name: str) -> MettaCheckpoint | None:
 
 def metta_run(name: MettaRun) -> str:
     """
-    >>> metta_run(MettaRun("t1", 340, "base", 0.7, 0.5, 1.0, 0.8))
+    >>> metta_run(MettaRun("t1", 340, "base", (0.7, 0.5, 1.0, 0.8)))
     't1_epoch_340_base_0.7_0.5_1.0_0.8'
+    >>> metta_run(MettaRun("t1", 340, "scratch", (0.2,), 3)), metta_run(MettaRun("t1", 340, "original", ()))
+    ('t1_epoch_340_scratch_params0.2_seed3', 't1_epoch_340_original')
     """
-    if name.role not in METTA_ROLES:
-        raise UserError(f"role of a Metta run is {name.role!r}, expected one of {', '.join(METTA_ROLES)}")
-    thresholds = "_".join(_decimal(check_threshold(t)) for t in name[3:7])
+    if name.role not in METTA_ROLES or len(name.setting) not in ((0,) if name.role == "original" else (1, 4)):
+        raise UserError(
+            f"a Metta run is one of {', '.join(METTA_ROLES)}, the last without thresholds, the others with "
+            f"four or a part of the parameters; not {name.role!r} with {name.setting}"
+        )
     seed = "" if name.seed is None else f"_seed{name.seed}"
-    return f"{name.experiment}_epoch_{name.epoch}_{name.role}_{thresholds}{seed}"
+    setting = name.setting and f"_{metta_setting(name.setting)}" or ""
+    return f"{name.experiment}_epoch_{name.epoch}_{name.role}{setting}{seed}"
+
+
+def metta_setting(setting: tuple[float, ...]) -> str:
+    """
+    >>> metta_setting((0.7, 0.5, 1.0, 0.8)), metta_setting((0.2,)), metta_setting(())
+    ('0.7_0.5_1.0_0.8', 'params0.2', '')
+    """
+    if len(setting) == 1:
+        return f"params{_decimal(setting[0])}"
+    return "_".join(_decimal(check_threshold(t)) for t in setting)
 
 
 def parse_metta_run(name: str) -> MettaRun | None:
@@ -234,6 +247,6 @@ def parse_metta_run(name: str) -> MettaRun | None:
     match = _METTA_RUN.fullmatch(name)
     if not match:
         return None
-    experiment, epoch, role, linear, cnn, lstm, critic, seed = match.groups()
-    thresholds = float(linear), float(cnn), float(lstm), float(critic)
-    return MettaRun(experiment, int(epoch), role, *thresholds, None if seed is None else int(seed))
+    experiment, epoch, role, said, *numbers, seed = match.groups()
+    setting = tuple(float(n) for n in numbers if n is not None)
+    return MettaRun(experiment, int(epoch), role or "original", setting, None if seed is None else int(seed))

@@ -92,6 +92,10 @@ class Run:
     def state_path(self, epoch: int) -> Path:
         return self.path / names.model_file(epoch, state=True)
 
+    def new_files(self, epoch: int, agent_steps: int, seconds: float) -> tuple[Path, Path]:
+        """Where the model and the state of an epoch that was just trained go.  Some layouts name the rest."""
+        return self.model_path(epoch), self.state_path(epoch)
+
     # --- checkpoints -----------------------------------------------------------------------------
 
     def checkpoints(self) -> list[tuple[int, Path]]:

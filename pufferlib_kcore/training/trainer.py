@@ -69,7 +69,7 @@ class Trainer:
             load_optimizer(self.optimizer, self.start.optimizer)
         if self.start.rng is not None:
             set_rng(self.start.rng, self.generator)
-        self.epoch, self.agent_steps = self.start.epoch, self.start.agent_steps
+        self.epoch, self.agent_steps, self.seconds = self.start.epoch, self.start.agent_steps, 0.0
         self.collector = Collector(
             self.vec, self.policy, self.steps, t.bptt_horizon, self.generator, self.clock, autocast
         )
@@ -121,7 +121,8 @@ class Trainer:
             steps = data.rewards.shape[0] * self.steps
             self.agent_steps += steps
             now = time.perf_counter()
-            self._report(losses, episodes, sps=steps / (now - began), uptime=now - started)
+            self.seconds = now - started
+            self._report(losses, episodes, sps=steps / (now - began), uptime=self.seconds)
             if self.epoch % self.train.checkpoint_interval == 0:
                 self.save()
                 saved = self.epoch
@@ -140,7 +141,8 @@ class Trainer:
             "rng": get_rng(self.generator),
             "schedule": {"learning_rate": self.optimizer.param_groups[0]["lr"]},
         }
-        checkpoints.save(self.run.state_path(self.epoch), state)
+        model_path, state_path = self.run.new_files(self.epoch, self.agent_steps, self.seconds)
+        checkpoints.save(state_path, state)
         weights = {
             name: tensor.detach().cpu().contiguous() for name, tensor in self.policy.state_dict().items()
         }
@@ -154,7 +156,7 @@ class Trainer:
             "agent_steps": self.agent_steps,
             "seed": self.seed,
         }
-        checkpoints.save(self.run.model_path(self.epoch), model)
+        checkpoints.save(model_path, model)
         self.run.prune_states(self.train.keep_state, self.collapse_epochs)
 
     def _set_learning_rate(self) -> None:

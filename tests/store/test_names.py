@@ -133,15 +133,17 @@ def test_metta_runs_and_their_controls_come_back():
     for experiment in ("t1", "a_b", "t1_epoch_340_base_0.7_0.5_1.0_0.8_seed2"):
         for role in names.METTA_ROLES:
             for seed in (None, 0, 12):
-                thresholds = [float(rng.choice(values)) for _ in range(4)]
-                run = names.MettaRun(experiment, rng.randrange(1000), role, *thresholds, seed)
-                assert names.parse_metta_run(names.metta_run(run)) == run
-    assert names.metta_run(names.MettaRun("t1", 340, "scratch", 0.7, 0.5, 1, 0.8, 3)) == (
+                for count in (0,) if role == "original" else (1, 4):
+                    setting = tuple(float(rng.choice(values)) for _ in range(count))
+                    run = names.MettaRun(experiment, rng.randrange(1000), role, setting, seed)
+                    assert names.parse_metta_run(names.metta_run(run)) == run
+    assert names.metta_run(names.MettaRun("t1", 340, "scratch", (0.7, 0.5, 1, 0.8), 3)) == (
         "t1_epoch_340_scratch_0.7_0.5_1.0_0.8_seed3"
     )
     assert names.parse_metta_run("t1") is None
-    with pytest.raises(UserError, match="expected one of base"):
-        names.metta_run(names.MettaRun("t1", 340, "control", 0.7, 0.5, 1.0, 0.8))
+    for role, setting in (("control", (0.7, 0.5, 1.0, 0.8)), ("base", ()), ("original", (0.2,))):
+        with pytest.raises(UserError, match="is one of base"):
+            names.metta_run(names.MettaRun("t1", 340, role, setting))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""Controls: what is trained in place of a collapsed policy, to compare it with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pufferlib_kcore import graph
+from pufferlib_kcore.cli import collapse as collapse_job
+from pufferlib_kcore.cli import world as worlds
+from pufferlib_kcore.cli.collapse import Collapsed
+from pufferlib_kcore.graph.network import network_of
+from pufferlib_kcore.graph.rebuild import solve_widths
+from pufferlib_kcore.policies import build
+from pufferlib_kcore.policies.restore import restore
+from pufferlib_kcore.settings import Args
+
+
+def retraining(args: Args) -> Collapsed:
+    """The collapsed policy, or the control that --control names, both ready to train on."""
+    if args.control == "original":
+        return untouched(args)
+    done = collapse_job.stored_or_made(args)
+    return done if args.control is None else same_widths(args, done, args.control)
+
+
+def untouched(args: Args) -> Collapsed:
+    """The checkpoint as it is."""
+    source = collapse_job.source_run(args)
+    epoch, path = source.nearest(args.settings.collapse.epoch)
+    restored = worlds.restored(path, args)
+    params = sum(p.numel() for p in restored.policy.parameters())
+    size = {"params_before": params, "params_after": params}
+    provenance = {"source": str(path), "epoch": epoch, "thresholds": None, "tag": "original", **size}
+    whole = graph.ablate(restored.policy, restored.example_inputs, {})
+    optimizer, note = collapse_job.carried_optimizer(source, epoch, restored, whole)
+    return Collapsed(
+        source,
+        source.collapse_folder(0, epoch),
+        epoch,
+        restored.payload["agent_steps"],
+        restored.policy,
+        restored.spec,
+        optimizer,
+        provenance,
+        f"the original, {path}: {note}",
+    )
+
+
+def same_widths(args: Args, done: Collapsed, kind: str) -> Collapsed:
+    """A policy of the collapsed one's widths, drawn with --seed.
+
+    ablated  units of the original at random, as they are, with their part of the optimizer's state
+    scratch  untrained, the optimizer cold; epoch and steps go on from the checkpoint, so that it trains as
+             long as the collapsed policy is retrained, at the same learning rates
+    """
+    original, seed = restore(done.provenance["source"]), worlds.stored_settings(done.source, args).train.seed
+    inputs, generator = original.example_inputs, torch.Generator().manual_seed(seed)
+    network = network_of(original.policy, inputs)
+    shapes = {name: p.shape for name, p in done.policy.named_parameters()}
+    widths = {name: width for name, width in solve_widths(network, shapes).items() if not network[name].whole}
+    optimizer: dict[str, Any] | None = None
+    if kind == "ablated":
+        result = graph.ablate(original.policy, inputs, widths, generator=generator)
+        optimizer, note = collapse_job.carried_optimizer(done.source, done.epoch, original, result)
+    else:
+        torch.manual_seed(seed)
+        result = graph.reinitialize(build(original.spec), inputs, widths, generator=generator)
+        note = "untrained, the optimizer starts cold"
+    return Collapsed(
+        done.source,
+        done.folder,
+        done.epoch,
+        done.agent_steps,
+        result.policy,
+        done.spec,
+        optimizer,
+        {**done.provenance, "control": kind},
+        f"{kind} control at the widths of {done.folder.path}: {note}",
+    )

@@ -1,0 +1,95 @@
+"""Metta's layout: train_dir/<run>/<run>/checkpoints/<run>__e<epoch>__s<agent steps>__t<seconds>__sc0.pt"""
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.store import atomic, names
+from pufferlib_kcore.store.runs import Run
+
+STATE = ".state.pt"  # of the optimizer, beside each checkpoint; trainer_state.pt is the newest of them
+
+
+@dataclass(frozen=True)
+class MettaFolder(Run):
+    """A run in Metta's layout. Its name is its folder's."""
+
+    @property
+    def root(self) -> Path:
+        return self.path.absolute().parent
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """<run>/<run>/checkpoints, or where there is none, the one below another name."""
+        own = self.path / self.path.name / "checkpoints"
+        return own if own.is_dir() else next(iter(sorted(self.path.glob("*/checkpoints"))), own)
+
+    def model_path(self, epoch: int) -> Path:
+        """The checkpoint of an epoch.  Raises UserError where there is none."""
+        found = dict(self._files(state=False))
+        if epoch not in found:
+            raise UserError(
+                f"{self.checkpoint_folder} has no checkpoint of epoch {epoch}: it has {list(found)}"
+            )
+        return found[epoch]
+
+    def state_path(self, epoch: int) -> Path:
+        return self.model_path(epoch).with_suffix(STATE)
+
+    def new_files(self, epoch: int, agent_steps: int, seconds: float) -> tuple[Path, Path]:
+        found = dict(self._files(state=False))
+        if epoch not in found:  # else this run was killed later on, and comes to the epoch again
+            name = names.MettaCheckpoint(self.path.name, epoch, agent_steps, int(seconds))
+            found[epoch] = self.checkpoint_folder / names.metta_checkpoint(name)
+        try:
+            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make {self.checkpoint_folder}: {error.strerror}") from error
+        return found[epoch], found[epoch].with_suffix(STATE)
+
+    def prune_states(self, keep: str = "auto", collapse_epochs: Sequence[int] = (50,)) -> list[Path]:
+        """All states stay, since any epoch may be collapsed later; the newest is trainer_state.pt, too."""
+        newest = self.states()[-1][1]
+        link = newest.with_name(".trainer_state.pt" + atomic.SUFFIX)
+        link.unlink(missing_ok=True)
+        os.link(newest, link)
+        os.replace(link, newest.with_name("trainer_state.pt"))
+        return []
+
+    @contextmanager
+    def lock(self) -> Iterator["MettaFolder"]:
+        with super().lock():
+            atomic.sweep(self.checkpoint_folder)
+            yield self
+
+    def _files(self, state: bool) -> list[tuple[int, Path]]:
+        paths = self.checkpoint_folder.iterdir() if self.checkpoint_folder.is_dir() else ()
+        end = STATE if state else ".pt"
+        parsed = [
+            (names.parse_metta_checkpoint(p.name.removesuffix(end) + ".pt"), p)
+            for p in paths
+            if p.name.endswith(end)
+        ]
+        return sorted((name.epoch, path) for name, path in parsed if name and path.is_file())
+
+
+def find(root: str | Path, name: str) -> MettaFolder:
+    """The experiment of that name.  Raises UserError naming the nearest where there is none."""
+    found = MettaFolder(Path(root) / name)
+    if name and found.checkpoints():
+        return found
+    folders = sorted(Path(root).iterdir()) if Path(root).is_dir() else []
+    known = [path.name for path in folders if path.is_dir() and MettaFolder(path).checkpoints()]
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = (
+        f"did you mean {' or '.join(near)}?"
+        if near
+        else f"there are {', '.join(known)}"
+        if known
+        else f"train one with `python demo.py --mode train --layout metta --run {name or 'NAME'} --env ENV`"
+    )
+    raise UserError(f"no experiment '{name}' with a checkpoint in {root}; {hint}")
