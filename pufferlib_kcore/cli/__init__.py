@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ MODULES = {  # each mode's function is `run` in its module, imported when it is 
 }
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what a system says where nothing more can be written
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.  -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run"""
     try:
@@ -32,4 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         sys.stderr.close()
+        return 1
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"demo.py: {error.strerror}: free space, then go on with --resume", file=sys.stderr)
         return 1

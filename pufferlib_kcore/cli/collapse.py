@@ -43,7 +43,7 @@ class Collapsed:
 
 def run(args: Args) -> int:
     """--mode collapse"""
-    print(collapse_run(args).text)
+    print((stored_or_made if args.layout == "metta" else collapse_run)(args).text)
     return 0
 
 

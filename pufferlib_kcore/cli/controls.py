@@ -54,6 +54,8 @@ def same_widths(args: Args, done: Collapsed, kind: str) -> Collapsed:
     ablated  units of the original at random, as they are, with their part of the optimizer's state
     scratch  untrained, the optimizer cold; epoch and steps go on from the checkpoint, so that it trains as
              long as the collapsed policy is retrained, at the same learning rates
+    scratch-full  the same from step 0 on, so that it trains for all the steps that went into the collapsed
+             policy, before and after
     """
     original, seed = restore(done.provenance["source"]), worlds.stored_settings(done.source, args).train.seed
     inputs, generator = original.example_inputs, torch.Generator().manual_seed(seed)
@@ -71,8 +73,8 @@ def same_widths(args: Args, done: Collapsed, kind: str) -> Collapsed:
     return Collapsed(
         done.source,
         done.folder,
-        done.epoch,
-        done.agent_steps,
+        0 if kind == "scratch-full" else done.epoch,
+        0 if kind == "scratch-full" else done.agent_steps,
         result.policy,
         done.spec,
         optimizer,

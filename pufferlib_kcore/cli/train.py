@@ -134,14 +134,14 @@ def retraining_name(args: Args) -> str:
     """What a retrained run is called where --run does not say it."""
     source = collapse_job.source_run(args)
     c, epoch = args.settings.collapse, source.nearest(args.settings.collapse.epoch)[0]
-    role = {None: "base", "ablated": "ablationsrandom"}.get(args.control, args.control)
+    role = names.METTA_ROLE_OF[args.control or "collapsed"]
     setting = tuple(c.thresholds().values()) if args.collapse != "auto" else (c.target_params or 0.0,)
     setting = () if role == "original" else setting
     if args.collapse == "auto" and c.target_params is None:
         raise UserError(
             "a run in Metta's layout is named after --collapse.target-params: give it, or --run NAME"
         )
-    return names.metta_run(names.MettaRun(source.exp_id, epoch, str(role), setting))
+    return names.metta_run(names.MettaRun(source.exp_id, epoch, role, setting))
 
 
 def fit(job: Job, args: Args) -> int:

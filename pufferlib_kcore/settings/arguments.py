@@ -25,7 +25,7 @@ MODES = {
     "profile": "train for a short while and say where the time goes",
 }
 LAYOUTS = ("experiments", "metta")
-CONTROLS = ("original", "ablated", "scratch")
+CONTROLS = ("original", "ablated", "scratch", "scratch-full")
 BACKENDS = ("multiprocessing", "serial", "ray")
 TRACKERS = ("wandb", "tensorboard", "none")
 
@@ -164,7 +164,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     control = (
         "with --layout metta: train as long, in place of the collapsed policy, the original, or the same "
     )
-    control += "widths by random ablation (ablated) or untrained (scratch)"
+    control += "widths by random ablation (ablated) or untrained (scratch; scratch-full: from step 0 on)"
     add("--control", type=_one_of(*CONTROLS), metavar="KIND", help=control)
     add("--resume", action="store_true", help="go on with that run, else with the newest of the env")
     merge = "merge neurons at most this cosine distance apart, 0 to 2, or auto: as many as a budget allows"

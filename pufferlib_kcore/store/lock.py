@@ -13,7 +13,9 @@ _registered = False
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(
+    folder: str | Path, cure: str = "wait until it ends, or leave --exp-id out to start a new run"
+) -> Iterator[None]:
     """Hold folder's lock.  Raises UserError naming the process that holds it already."""
     path = Path(folder) / ".lock"
     try:
@@ -25,9 +27,7 @@ def locked(folder: str | Path) -> Iterator[None]:
     except OSError as error:
         os.close(descriptor)
         holder = path.read_text().strip() or "another process"
-        raise UserError(
-            f"{folder} is in use by {holder}; wait until it ends, or leave --exp-id out to start a new run"
-        ) from error
+        raise UserError(f"{folder} is in use by {holder}; {cure}") from error
     _held.add(descriptor)
     _free_in_children()
     os.ftruncate(descriptor, 0)

@@ -12,7 +12,10 @@ Thresholds = float | Mapping[str, float]  # one cosine distance in [0, 2], or on
 # Tags of the kinds in a folder's name, in the order in which they are written.
 KIND_TAGS = {"default": "def", "linear": "lin", "cnn": "cnn", "lstm": "lstm", "critic": "crit"}
 COLOR_TAGS = {"weights": "thr", "faithful": "size", "activations": "act"}
-METTA_ROLES = ("base", "ablationsrandom", "scratch", "original")
+METTA_ROLES = ("base", "ablationsrandom", "scratch", "scratchfull", "original")
+METTA_ROLE_OF = dict(
+    zip(("collapsed", "ablated", "scratch", "scratch-full", "original"), METTA_ROLES, strict=True)
+)
 
 _VALUE = r"(?:\d\d|\d+p\d+)"  # '03' is 0.3; '0p25' is 0.25
 _BY_KIND = r"(?:def|lin|cnn|lstm|crit)"
@@ -26,7 +29,7 @@ _METTA_CHECKPOINT = re.compile(r"(.+)__e(\d+)__s(\d+)__t(\d+)__sc(\d+)\.pt")
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _SETTING = rf"{_NUMBER}_{_NUMBER}_{_NUMBER}_{_NUMBER}|params{_NUMBER}"
 _METTA_RUN = re.compile(
-    rf"(.+)_epoch_(\d+)_(?:({'|'.join(METTA_ROLES[:3])})_({_SETTING})|original)(?:_seed(\d+))?"
+    rf"(.+)_epoch_(\d+)_(?:({'|'.join(METTA_ROLES[:-1])})_({_SETTING})|original)(?:_seed(\d+))?"
 )
 
 
@@ -197,7 +200,7 @@ class MettaCheckpoint(NamedTuple):
 class MettaRun(NamedTuple):
     experiment: str
     epoch: int
-    role: str  # 'base' (the collapsed run), or a control: 'ablationsrandom', 'scratch', 'original'
+    role: str  # 'base' (the collapsed run), or a control: 'ablationsrandom', 'scratch', ..
     setting: tuple[float, ...]  # thresholds (linear, cnn, lstm, critic), or (part of the parameters,), or ()
     seed: int | None = None
 

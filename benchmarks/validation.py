@@ -1,0 +1,96 @@
+"""Validation: collapsed policies retrained beside the original, random ablation and training from scratch.
+
+    python benchmarks/faithfulness.py train --jobs 3    # the trained policies
+    python benchmarks/validation.py take                # copied into train_dir, in Metta's layout
+    python benchmarks/validation.py run --jobs 2        # kcore.sh on each of them; goes on where it stopped
+    python benchmarks/validation.py show                # reports and table, in benchmarks/validation
+
+Each task is one trained policy, collapsed by a search on 4,096 recorded states to parts of its parameters.
+All kinds are retrained for the same steps with the schedule of the training going on (its learning rate
+falls to 0 at the new end), except scratch-full, which has all steps from the first on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from pufferlib_kcore.store import MettaFolder, Run  # noqa: E402
+
+OUT = REPO / "benchmarks/validation"
+SMALL = "--target-params 0.2 0.1 0.05 --kinds original collapsed ablated scratch scratch-full --vec serial"
+TASKS = {  # name: arguments of kcore.sh
+    "cartpole": f"{SMALL} --seeds 1 2 3 4 5 --train.total-timesteps 245760",
+    "memory_cue": f"{SMALL} --seeds 1 2 3 4 5 --train.total-timesteps 245760",
+    "half_cheetah": "--target-params 0.2 0.1 0.05 --kinds original collapsed ablated scratch --vec serial "
+    "--seeds 1 2 3 4 5 --train.total-timesteps 1105920",
+    "pong": "--target-params 0.2 0.1 --kinds original collapsed ablated scratch "
+    "--seeds 1 2 --train.total-timesteps 3102720",
+}
+
+
+def take(task: str, runs: Path, train_dir: Path) -> None:
+    """A trained run's newest checkpoint, copied into Metta's layout."""
+    source, run = Run.open(runs / task), MettaFolder(train_dir / task)
+    if run.checkpoints():
+        return
+    epoch, model = source.latest(with_state=True)
+    last = source.metrics()[-1]
+    for new, old in zip(
+        run.new_files(epoch, last["agent_steps"], last["uptime"]),
+        (model, source.state_path(epoch)),
+        strict=True,
+    ):
+        shutil.copyfile(old, new)
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copyfile(source.path / name, run.path / name)
+
+
+def work(task: str, train_dir: Path, passed: list[str]) -> int:
+    epoch = MettaFolder(train_dir / task).latest()[0]
+    words = ["--exp-name", task, "--epoch-idx", str(epoch), "--train-dir", str(train_dir), "--track", "none"]
+    return subprocess.run(["bash", str(REPO / "kcore.sh"), *words, *TASKS[task].split(), *passed]).returncode
+
+
+def show(train_dir: Path) -> None:
+    """Copy the reports' tables and figures."""
+    for task in TASKS:
+        report = train_dir / f"{task}_kcore/report"
+        if not report.is_dir():
+            continue
+        (OUT / task).mkdir(parents=True, exist_ok=True)
+        for path in sorted(report.iterdir()):
+            if path.suffix in (".csv", ".png"):
+                shutil.copyfile(path, OUT / task / path.name)
+        said = json.loads((train_dir / f"{task}_kcore/batch.json").read_text())
+        print(f"{task}: {said['command']}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["take", "run", "show"])
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument(
+        "--runs", default=str(REPO / "experiments/faithfulness"), help="folder of the trained runs"
+    )
+    parser.add_argument("--train-dir", default="train_dir")
+    given, passed = parser.parse_known_args()
+    train_dir = Path(given.train_dir).absolute()
+    if given.what == "show":
+        return show(train_dir)
+    for task in given.tasks:
+        if given.what == "take":
+            take(task, Path(given.runs), train_dir)
+        elif work(task, train_dir, passed):
+            raise SystemExit(f"{task}: not all runs are done")
+
+
+if __name__ == "__main__":
+    main()

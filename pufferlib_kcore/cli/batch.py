@@ -1,0 +1,336 @@
+"""Batch: retrain many collapses of many checkpoints, each beside its controls, and report on all of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pufferlib_kcore import settings as settings_room
+from pufferlib_kcore.cli import FULL, launch
+from pufferlib_kcore.cli import world as worlds
+from pufferlib_kcore.cli.launch import Command, Outcome
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings import Args
+from pufferlib_kcore.settings.layers import unknown
+from pufferlib_kcore.store import MettaFolder, atomic, metta, names
+from pufferlib_kcore.store.lock import locked
+
+DEMO = Path(__file__).resolve().parents[2] / "demo.py"
+KINDS = names.METTA_ROLE_OF
+THRESHOLDS = {"linear": 0.7, "cnn": 0.5, "lstm": 1.0, "critic": 0.8}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of the grid."""
+
+    name: str
+    exp: str
+    epoch: int
+    kind: str
+    setting: tuple[float, ...]
+    seed: int | None
+    collapse: tuple[str, ...]  # the arguments that say which collapse; () for the original
+    argv: tuple[str, ...]  # of demo.py
+    folder: MettaFolder
+    steps: int  # where it ends
+
+    def is_done(self) -> bool:
+        return self.steps_done() >= self.steps
+
+    def steps_done(self) -> int:
+        """Steps in the newest checkpoint, which is what the run would go on from."""
+        found = self.folder.checkpoints()
+        name = names.parse_metta_checkpoint(found[-1][1].name) if found else None
+        return name.agent_steps if name else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """-> 0 when all runs are done, 1 when one failed or was stopped, 2 for a user's mistake"""
+    try:
+        return run(*parsed(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"kcore: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"kcore: {error.strerror}: free space for train_dir; a rerun goes on", file=sys.stderr)
+        return 1
+
+
+def run(given: argparse.Namespace, passed: list[str]) -> int:
+    """Work the grid off, then write its report."""
+    tasks = grid(given, passed)
+    folder = Path(given.train_dir) / (given.batch or "+".join(given.exp_name) + "_kcore")
+    logs = folder / "logs"
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {logs}: {error.strerror}; choose another --train-dir") from error
+    with locked(folder, "wait until it ends, or name another --batch"):
+        said = {"command": f"bash kcore.sh {shlex.join(sys.argv[1:])}", "passed": passed, **vars(given)}
+        atomic.write(folder / "batch.json", (json.dumps(said, indent=2) + "\n").encode())
+        signal.signal(signal.SIGTERM, _interrupted)
+        try:
+            failed = work(tasks, given, passed, logs)
+        except KeyboardInterrupt:
+            launch.stop()
+            print("kcore: stopped; the same command goes on where this one was", file=sys.stderr)
+            return 1
+        from pufferlib_kcore.cli import batch_report
+
+        print(batch_report.write(folder, tasks, failed, said["command"]))
+    return 1 if any(not task.is_done() for task in tasks) else 0
+
+
+# --- the grid -----------------------------------------------------------------------------------
+
+
+def grid(given: argparse.Namespace, passed: list[str]) -> list[Task]:
+    """All runs that are asked for.  Raises UserError for what cannot be run, before anything is."""
+    tasks: dict[str, Task] = {}
+    targets = [(size,) for size in given.target_params]
+    settings = targets or list(product(*(getattr(given, f"{kind}_thr") for kind in THRESHOLDS)))
+    for exp in given.exp_name:
+        source = metta.find(given.train_dir, exp)
+        if given.env is not None and source.env not in (given.env, None):
+            raise UserError(f"{source.path} was trained on {source.env}, not on --env {given.env}")
+        for asked in given.epoch_idx:
+            epoch, path = source.nearest(asked)
+            if epoch != asked:
+                print(f"{exp}: no checkpoint of epoch {asked}, the nearest is {epoch}", flush=True)
+            for kind, seed in product(given.kinds, given.seeds or [None]):
+                for setting in [()] if kind == "original" else settings:
+                    task = task_of(given, passed, source, epoch, path, kind, setting, seed)
+                    tasks[task.name] = task
+    if not tasks:
+        raise UserError("nothing to do: the grid is empty")
+    return list(tasks.values())
+
+
+def task_of(
+    given: argparse.Namespace,
+    passed: list[str],
+    source: MettaFolder,
+    epoch: int,
+    path: Path,
+    kind: str,
+    setting: tuple[float, ...],
+    seed: int | None,
+) -> Task:
+    name = names.metta_run(names.MettaRun(source.exp_id, epoch, KINDS[kind], setting, seed))
+    from_ = ["--layout", "metta", "--train.data-dir", given.train_dir, "--exp-id", source.exp_id]
+    from_ += ["--collapse-epoch", str(epoch)]
+    if len(setting) == 1:
+        collapse = [*from_, "--collapse", "auto", "--collapse.target-params", f"{setting[0]:g}"]
+    else:
+        by_kind = zip(THRESHOLDS, setting, strict=False)
+        collapse = from_ + [w for kind, t in by_kind for w in (f"--collapse.{kind}", f"{t:g}")]
+    words = [*collapse, "--run", name, "--track", given.track, "--wandb-group", source.exp_id, *passed]
+    words += [] if kind == "collapsed" else ["--control", kind]
+    words += [] if seed is None else ["--seed", str(seed)]
+    args = settings_room.load(["--mode", "train", *words])
+    steps = settings_of(args, source).train.total_timesteps
+    checkpoint = names.parse_metta_checkpoint(path.name)
+    if checkpoint is not None and checkpoint.agent_steps >= steps:
+        raise UserError(
+            f"nothing to do: {source.exp_id} had taken {checkpoint.agent_steps:,} steps at epoch {epoch}; "
+            f"train.total_timesteps is {steps:,}; choose an earlier --epoch-idx, or go further with "
+            f"--train.total-timesteps {2 * checkpoint.agent_steps}"
+        )
+    chosen = tuple([*collapse, *(w for w in _of_collapse(passed))]) if kind != "original" else ()
+    folder = MettaFolder(Path(given.train_dir) / name)
+    return Task(
+        name, source.exp_id, epoch, kind, setting, seed, chosen, ("--mode", "train", *words), folder, steps
+    )
+
+
+def settings_of(args: Args, source: MettaFolder) -> settings_room.Settings:
+    return worlds.stored_settings(source, args)
+
+
+def _of_collapse(passed: list[str]) -> list[str]:
+    """Of the words that are passed on, those that bear on the collapse itself."""
+    found, taking = [], False
+    for word in passed:
+        taking = word.startswith(("--collapse.", "--trust")) if word.startswith("--") else taking
+        found += [word] if taking else []
+    return found
+
+
+# --- the work -----------------------------------------------------------------------------------
+
+
+def work(tasks: list[Task], given: argparse.Namespace, passed: list[str], logs: Path) -> dict[str, str]:
+    """Collapse what is to be collapsed, then train what is not done.  -> {run: why it failed}"""
+    left = [task for task in tasks if not task.is_done()]
+    print(f"{len(tasks)} runs: {len(tasks) - len(left)} done before, {len(left)} to do", flush=True)
+    failed: dict[str, str] = {}
+    groups: dict[tuple[str, ...], list[Task]] = {}
+    for task in left:
+        if task.collapse and not task.folder.checkpoints():
+            groups.setdefault(task.collapse, []).append(task)
+    first = {
+        command(("--mode", "collapse", *words), f"collapse_{_tag(group[0])}", logs): group
+        for words, group in groups.items()
+    }
+    for done, outcome in launch.run_all(list(first), given.launcher, given.jobs, given.slurm):
+        report(done, outcome)
+        if outcome.status:
+            failed |= {task.name: f"its collapse failed: {why(done, outcome)}" for task in first[done]}
+    commands = {command(task.argv, task.name, logs): task for task in left if task.name not in failed}
+    for done, outcome in launch.run_all(list(commands), given.launcher, given.jobs, given.slurm):
+        report(done, outcome)
+        remember(done.log.with_suffix(".json"), outcome)
+        if outcome.status or not commands[done].is_done():
+            failed[done.name] = why(done, outcome)
+    return failed
+
+
+def command(argv: Sequence[str], name: str, logs: Path) -> Command:
+    return Command(name, (sys.executable, str(DEMO), *argv), (logs / f"{name}.log").absolute())
+
+
+def report(done: Command, outcome: Outcome) -> None:
+    how = "done" if not outcome.status else f"failed: {why(done, outcome)}"
+    print(f"{done.name}: {how} ({outcome.seconds:.0f} s)", flush=True)
+
+
+def why(done: Command, outcome: Outcome) -> str:
+    """The last line that a command printed, or what stopped it."""
+    if outcome.message:
+        return outcome.message
+    if outcome.status < 0:
+        return f"ended by signal {-outcome.status}"
+    lines = done.log.read_text(errors="replace").strip().splitlines() if done.log.is_file() else []
+    return lines[-1][:300] if lines else f"exit status {outcome.status}"
+
+
+def remember(path: Path, outcome: Outcome) -> None:
+    """Add up time, and keep the highest memory, over the attempts at a run."""
+    old = recalled(path)
+    usage = replace(
+        outcome,
+        seconds=outcome.seconds + old.get("seconds", 0),
+        peak_bytes=max(outcome.peak_bytes, old.get("peak_bytes", 0)),
+    )
+    atomic.write(path, json.dumps(asdict(usage)).encode())
+
+
+def recalled(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def _tag(task: Task) -> str:
+    return names.metta_run(names.MettaRun(task.exp, task.epoch, "base", task.setting))
+
+
+def _interrupted(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+
+def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The grid, and the arguments that every training gets.  Lists are words, or parted by commas."""
+    parser = _Parser(
+        prog="bash kcore.sh",
+        allow_abbrev=False,
+        description="Collapse a trained run's checkpoint and retrain it, beside its controls. "
+        "Every list in a parameter makes the grid larger. Other options, such as --train.total-timesteps, "
+        "go to every training.",
+    )
+    add = parser.add_argument
+    lists: dict[str, Any] = {"nargs": "+", "metavar": "X"}
+    add("--exp-name", **lists, help="runs in train_dir to collapse")
+    add("--epoch-idx", **lists, default=["50"], help="epochs to collapse at, or the nearest (default: 50)")
+    for kind, value in THRESHOLDS.items():
+        said = f"cosine distances, 0 to 2, for kind {kind} (default: {value})"
+        add(f"--{kind}-thr", **lists, default=[str(value)], help=said)
+    said = "in place of thresholds: parts of the parameters to keep, found by a search on recorded states"
+    add("--target-params", **lists, default=[], help=said)
+    add("--seeds", **lists, default=[], help="seeds of training, and of what controls draw")
+    add("--kinds", **lists, default=["collapsed"], help=f"which of {', '.join(KINDS)} (default: collapsed)")
+    add("--train-dir", default="train_dir", help="folder of the runs (default: train_dir)")
+    add("--env", help="the environment, to check that it is the run's")
+    add("--batch", help="name of the batch's folder in train_dir (default: <exp>_kcore)")
+    add("--jobs", default="1", metavar="N", help="trainings at once; they share the cores (default: 1)")
+    add("--launcher", default="local", help=f"where they run: {', '.join(launch.LAUNCHERS)} (default: local)")
+    add("--slurm", **lists, default=[], help="submitit's parameters, such as slurm_partition=short")
+    add(
+        "--track", default="auto", help="wandb, tensorboard or none (default: wandb, offline, if it is there)"
+    )
+    words = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), word) for word in argv]
+    given, passed = parser.parse_known_args(words)
+    if passed and not passed[0].startswith("--"):
+        raise UserError(f"unknown argument {passed[0]!r}: bash kcore.sh --help lists all")
+    given.exp_name = _words(given.exp_name or [])
+    if not given.exp_name:
+        raise UserError("which run? name it, as in bash kcore.sh --exp-name t1 --epoch-idx 340")
+    given.epoch_idx = [_whole("epoch_idx", word) for word in _words(given.epoch_idx)]
+    for kind in THRESHOLDS:
+        texts = _words(getattr(given, f"{kind}_thr"))
+        setattr(given, f"{kind}_thr", [names.check_threshold(_float(t), f"{kind}_thr") for t in texts])
+    given.target_params = [_part(word) for word in _words(given.target_params)]
+    given.seeds = [_whole("seeds", word) for word in _words(given.seeds)]
+    given.kinds = _words(given.kinds)
+    for kind in given.kinds:
+        if kind not in KINDS:
+            raise UserError(unknown(f"kind {kind!r}", kind, KINDS))
+    given.jobs = _whole("jobs", given.jobs)
+    if given.jobs < 1:
+        raise UserError("jobs is 0: expected a whole number of at least 1")
+    if given.launcher not in launch.LAUNCHERS:
+        raise UserError(unknown(f"launcher {given.launcher!r}", given.launcher, launch.LAUNCHERS))
+    given.slurm = dict(word.partition("=")[::2] for word in given.slurm)
+    if given.track == "auto":
+        given.track = "wandb" if find_spec("wandb") else "none"
+    empty = [f"{k}_thr" for k in THRESHOLDS if not getattr(given, f"{k}_thr") and not given.target_params]
+    empty += [name for name in ("epoch_idx", "kinds") if not getattr(given, name)]
+    if empty:
+        raise UserError(f"nothing to do: {empty[0]} is empty")
+    return given, passed
+
+
+def _words(texts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(word for text in texts for word in re.split(r"[,\s]+", text) if word))
+
+
+def _whole(name: str, text: str) -> int:
+    if not re.fullmatch(r"\d+", text):
+        raise UserError(f"{name} is {text!r}: expected a whole number, as in --{name.replace('_', '-')} 340")
+    return int(text)
+
+
+def _float(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _part(text: str) -> float:
+    value = _float(text)
+    if not isinstance(value, float) or not 0 < value <= 1:
+        raise UserError(f"target_params is {text!r}: expected a part of the parameters, such as 0.2")
+    return value

@@ -1,0 +1,200 @@
+"""Launch: many commands, some at a time, on this machine, on a Ray cluster or through Slurm."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from pufferlib_kcore.environments.cores import available_cores
+from pufferlib_kcore.errors import UserError
+
+LAUNCHERS = ("local", "ray", "slurm")
+DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program to run, and the file that gets what it prints."""
+
+    name: str
+    argv: tuple[str, ...]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    status: int  # 0, an exit status, or the negative of the signal that ended it
+    seconds: float = 0.0
+    peak_bytes: int = 0  # of its largest process
+    message: str = ""  # why there is no exit status
+
+
+Call = Callable[[Command, Sequence[int]], Outcome]  # the cores: those it may use here, empty for any
+
+
+def execute(command: Command, cores: Sequence[int] = ()) -> Outcome:
+    """Run a command to its end, on these cores; it is asked to stop should this process die."""
+    started = time.monotonic()
+    with open(command.log, "ab") as log:
+        child = subprocess.Popen(
+            command.argv,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=lambda: _settle(cores),
+        )
+        with _running(child):
+            _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Outcome(child.returncode, time.monotonic() - started, usage.ru_maxrss * unit)
+
+
+def run_all(
+    commands: Sequence[Command], launcher: str, jobs: int, slurm: dict[str, str] | None = None
+) -> Iterator[tuple[Command, Outcome]]:
+    """Run commands, at most `jobs` at once; each with its outcome as it ends. The cores are shared out.
+
+    launcher  "local"; "ray": the cluster at RAY_ADDRESS, else one started here; "slurm": through submitit,
+              whose local executor is used where there is no Slurm
+    slurm     more of submitit's parameters, such as {"slurm_partition": "short"}
+    Raises UserError where the launcher's package is missing.
+    """
+    shares = share_out(jobs)
+    with _caller(launcher, max(1, available_cores() // jobs), commands, slurm or {}) as call:
+        free: SimpleQueue[list[int]] = SimpleQueue()
+        for share in shares:
+            free.put(share)
+
+        def one(command: Command) -> Outcome:
+            cores = free.get()
+            try:
+                return call(command, cores)
+            except Exception as error:  # a node was lost, a submission refused: the others go on
+                return Outcome(1, message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            finally:
+                free.put(cores)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            futures = {pool.submit(one, command): command for command in commands}
+            try:
+                for future in as_completed(futures):
+                    if not future.cancelled():
+                        yield futures[future], future.result()
+            except BaseException:  # interrupted: those that wait never start, those that run save and end
+                pool.shutdown(wait=False, cancel_futures=True)
+                stop()
+                raise
+
+
+def share_out(jobs: int, cores: Sequence[int] | None = None) -> list[list[int]]:
+    """This machine's cores in so many shares, as even as may be; where there are fewer, shares overlap.
+
+    >>> share_out(2, [0, 1, 2, 3, 4]), share_out(3, [0, 1])
+    ([[0, 2, 4], [1, 3]], [[0], [1], [0]])
+    """
+    if cores is None:
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not cores:
+        return [[] for _ in range(jobs)]
+    return [list(cores[job::jobs]) or [cores[job % len(cores)]] for job in range(jobs)]
+
+
+# --- what runs now ------------------------------------------------------------------------------
+
+_children: set[subprocess.Popen] = set()
+_lock = threading.Lock()
+
+
+def stop() -> None:
+    """Ask all that runs here to save and end."""
+    with _lock:
+        for child in _children:
+            child.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def _running(child: subprocess.Popen) -> Iterator[None]:
+    with _lock:
+        _children.add(child)
+    try:
+        yield
+    finally:
+        with _lock:
+            _children.discard(child)
+
+
+def _settle(cores: Sequence[int]) -> None:
+    """In the child: only these cores, and SIGTERM when the parent dies."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGTERM)
+
+
+# --- where it runs ------------------------------------------------------------------------------
+
+
+@contextmanager
+def _caller(launcher: str, cores: int, commands: Sequence[Command], slurm: dict[str, str]) -> Iterator[Call]:
+    if launcher == "ray":
+        with _ray(cores) as call:
+            yield call
+    elif launcher == "slurm":
+        yield _submitit(cores, commands, slurm)
+    else:
+        yield execute
+
+
+@contextmanager
+def _ray(cores: int) -> Iterator[Call]:
+    try:
+        import ray
+    except ImportError:
+        raise UserError('--launcher ray needs Ray, which is not installed: pip install "ray"') from None
+    started = not ray.is_initialized()
+    if started:
+        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        address = os.environ.get("RAY_ADDRESS")
+        if address is None:
+            quiet |= {"include_dashboard": False, "num_cpus": available_cores()}
+        ray.init(address=address, **quiet)
+    largest = int(max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1))
+    remote = ray.remote(num_cpus=min(cores, max(1, largest)), max_retries=0)(execute)
+    try:
+        yield lambda command, _: ray.get(remote.remote(command))
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _submitit(cores: int, commands: Sequence[Command], slurm: dict[str, str]) -> Call:
+    try:
+        import submitit
+    except ImportError:
+        raise UserError('--launcher slurm needs submitit: pip install "submitit"') from None
+    executor = submitit.AutoExecutor(folder=commands[0].log.parent / "submitit")
+    minutes = int(slurm.pop("timeout_min", 1440))
+    executor.update_parameters(timeout_min=minutes, cpus_per_task=cores, name="kcore", **slurm)
+    submitting = threading.Lock()
+
+    def call(command: Command, _: Sequence[int]) -> Outcome:
+        with submitting:
+            job = executor.submit(execute, command)
+        return job.result()
+
+    return call
