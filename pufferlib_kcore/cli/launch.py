@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -41,6 +41,7 @@ class Outcome:
     seconds: float = 0.0
     peak_bytes: int = 0  # of its largest process
     message: str = ""  # why there is no exit status
+    node: str = ""  # the node of a Ray cluster that it ran on
 
 
 Call = Callable[[Command, Sequence[int]], Outcome]  # the cores: those it may use here, empty for any
@@ -174,7 +175,11 @@ def _ray(cores: int) -> Iterator[Call]:
             quiet |= {"include_dashboard": False, "num_cpus": available_cores()}
         ray.init(address=address, **quiet)
     largest = int(max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1))
-    remote = ray.remote(num_cpus=min(cores, max(1, largest)), max_retries=0)(execute)
+
+    def there(command: Command) -> Outcome:
+        return replace(execute(command), node=ray.get_runtime_context().get_node_id())
+
+    remote = ray.remote(num_cpus=min(cores, max(1, largest)), max_retries=0)(there)
     try:
         yield lambda command, _: ray.get(remote.remote(command))
     finally:

@@ -1,0 +1,310 @@
+"""kcore.sh as a user meets it: real grids of real trainings, kills, mistakes, clusters."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pufferlib_kcore import graph
+from pufferlib_kcore.cli import launch
+from pufferlib_kcore.policies.restore import restore
+from pufferlib_kcore.store import MettaFolder, checkpoints
+
+REPO = Path(__file__).resolve().parents[2]
+SMALL = (
+    "--base.rnn-name Recurrent --train.num-envs 4 --train.batch-size 256 --train.minibatch-size 128 "
+    "--train.bptt-horizon 8 --train.update-epochs 1 --train.checkpoint-interval 2 --vec serial"
+).split()
+QUICK = "--vec serial --track none --train.total-timesteps 2048 --collapse.calibrate 256".split()
+THRESHOLDS = "0.7_0.5_1.0_0.8"
+
+
+def kcore(folder, *arguments, script="kcore.sh", timeout=300, limit=None, **environment):
+    """Run kcore.sh in a folder.  -> (exit status, stdout, stderr)"""
+    done = subprocess.run(
+        ["bash", REPO / script, *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **environment},
+        stdin=subprocess.DEVNULL,
+        preexec_fn=None
+        if limit is None
+        else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder with one run in Metta's layout: CartPole, checkpoints at epochs 2, 4 and 6."""
+    folder = tmp_path_factory.mktemp("base")
+    words = "--mode train --layout metta --run t1 --env cartpole --train.total-timesteps 1536".split()
+    done = subprocess.run(
+        [sys.executable, REPO / "demo.py", *words, *SMALL], cwd=folder, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder
+
+
+@pytest.fixture
+def work(base, tmp_path):
+    """A copy of it."""
+    shutil.copytree(base / "train_dir", tmp_path / "train_dir")
+    return tmp_path
+
+
+def run_of(folder, name):
+    return MettaFolder(folder / "train_dir" / name)
+
+
+def epochs(run):
+    return [record["epoch"] for record in run.metrics()]
+
+
+def test_training_leaves_mettas_layout(base):
+    run = run_of(base, "t1")
+    names = sorted(path.name for path in (run.path / "t1/checkpoints").glob("*__sc0.pt"))
+    assert [name.split("__")[:3] for name in names] == [
+        ["t1", f"e{epoch}", f"s{256 * epoch}"] for epoch in (2, 4, 6)
+    ]
+    newest = checkpoints.load(run.path / "t1/checkpoints/trainer_state.pt", format=checkpoints.STATE)
+    assert newest["epoch"] == 6 and run.config()["settings"]["train"]["batch_size"] == 256
+
+
+@pytest.fixture(scope="module")
+def gridded(base, tmp_path_factory):
+    """The same after a batch of every kind."""
+    folder = tmp_path_factory.mktemp("grid")
+    shutil.copytree(base / "train_dir", folder / "train_dir")
+    kinds = "--kinds original collapsed ablated scratch scratch-full --jobs 2".split()
+    found = kcore(folder, "--exp-name", "t1", "--epoch-idx", 4, "--env", "cartpole", *kinds, *QUICK)
+    assert (found[0], found[2]) == (0, ""), found
+    return folder, found[1]
+
+
+def test_every_kind_is_trained_on_at_the_same_widths(gridded):
+    folder, out = gridded
+    runs = {
+        "collapsed": run_of(folder, f"t1_epoch_4_base_{THRESHOLDS}"),
+        "ablated": run_of(folder, f"t1_epoch_4_ablationsrandom_{THRESHOLDS}"),
+        "scratch": run_of(folder, f"t1_epoch_4_scratch_{THRESHOLDS}"),
+        "scratch-full": run_of(folder, f"t1_epoch_4_scratchfull_{THRESHOLDS}"),
+    }
+    collapsed = restore(runs["collapsed"].model_path(4))
+    shapes = {name: p.shape for name, p in collapsed.policy.named_parameters()}
+    for kind, run in runs.items():
+        start = 0 if kind == "scratch-full" else 4
+        assert epochs(run) == list(range(start + 1, 9)), kind
+        assert run.latest()[1].name.startswith(f"{run.path.name}__e8__s2048__t")
+        policy = restore(run.latest()[1]).policy
+        assert {name: p.shape for name, p in policy.named_parameters()} == shapes, kind
+    original = run_of(folder, "t1_epoch_4_original")
+    assert epochs(original) == [5, 6, 7, 8]
+    whole = sum(p.numel() for p in restore(original.latest()[1]).policy.parameters())
+    assert sum(p.numel() for p in collapsed.policy.parameters()) < whole
+    assert out.count(": done") == 6 and (folder / "train_dir/t1_kcore/report/index.html").is_file()
+
+
+def test_collapsed_and_ablated_start_from_the_trained_weights_and_moments(gridded):
+    folder, _ = gridded
+    source = run_of(folder, "t1")
+    original = restore(source.model_path(4))
+    state = checkpoints.load(source.state_path(4), format=checkpoints.STATE)["optimizer"]
+    thresholds = {"linear": 0.7, "cnn": 0.5, "lstm": 1.0, "critic": 0.8}
+    found = graph.collapse(original.policy, original.example_inputs, thresholds)
+    wanted = graph.collapse_optimizer(state, found, original.policy)
+    run = run_of(folder, f"t1_epoch_4_base_{THRESHOLDS}")
+    kept = checkpoints.load(run.state_path(4), format=checkpoints.STATE)["optimizer"]
+    for i, moments in wanted["state"].items():
+        assert (kept["state"][i]["exp_avg"] == moments["exp_avg"]).all()
+        assert kept["state"][i]["step"] == moments["step"]
+    ablated = restore(run_of(folder, f"t1_epoch_4_ablationsrandom_{THRESHOLDS}").model_path(4)).policy
+    rows = {tuple(row) for row in original.policy.policy.encoder.weight.tolist()}
+    assert all(tuple(row) in rows for row in ablated.policy.encoder.weight.tolist())
+    scratch = restore(run_of(folder, f"t1_epoch_4_scratch_{THRESHOLDS}").model_path(4)).policy
+    assert not any(tuple(row) in rows for row in scratch.policy.encoder.weight.tolist())
+
+
+def test_a_rerun_repeats_nothing(gridded):
+    folder, _ = gridded
+    times = {p: p.stat().st_mtime_ns for p in (folder / "train_dir").rglob("*__sc0*.pt")}
+    words = "--exp-name t1 --epoch-idx 4 --kinds original collapsed ablated scratch scratch-full".split()
+    status, out, _ = kcore(folder, *words, *QUICK)
+    assert status == 0 and "5 done before, 0 to do" in out
+    assert {p: p.stat().st_mtime_ns for p in (folder / "train_dir").rglob("*__sc0*.pt")} == times
+
+
+def test_parameters_come_from_the_environment_and_lists_make_a_grid(work):
+    status, out, err = kcore(
+        work, "--kinds", "original", "--seeds", "3,4", *QUICK, exp_name="t1", epoch_idx="2 4 5", jobs="3"
+    )
+    assert (status, err) == (0, "")
+    assert "no checkpoint of epoch 5, the nearest is 6" in out
+    for name in (f"t1_epoch_{epoch}_original_seed{seed}" for epoch in (2, 4, 6) for seed in (3, 4)):
+        assert run_of(work, name).config()["seed"] == int(name[-1])
+
+
+def test_the_ablation_script_trains_the_controls_to_a_size(work):
+    words = "--exp-name t1 --epoch-idx 6 --target-params 0.3 --collapse.calibrate 256".split()
+    status, out, err = kcore(work, *words, *QUICK, script="kcore_ablation.sh")
+    assert (status, err) == (0, ""), err
+    for role in ("ablationsrandom", "scratch"):
+        about = run_of(work, f"t1_epoch_6_{role}_params0.3").config()["collapse"]
+        assert 0.2 < about["params_after"] / about["params_before"] <= 0.3
+
+
+def test_a_killed_batch_goes_on_where_it_was(work):
+    words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", "--seeds", "1,2", *QUICK]
+    words += ["--train.total-timesteps", "200000"]
+    program = ["bash", str(REPO / "kcore.sh"), *words]
+    batch = subprocess.Popen(
+        program, cwd=work, env={**os.environ, "PYTHON": sys.executable}, stdout=subprocess.DEVNULL
+    )
+    first, second = (run_of(work, f"t1_epoch_4_original_seed{seed}") for seed in (1, 2))
+    end = time.monotonic() + 120
+    while len(first.checkpoints()) < 4 and time.monotonic() < end:
+        time.sleep(0.05)
+    batch.send_signal(signal.SIGKILL)
+    batch.wait()
+    assert not second.checkpoints()
+    reached = first.latest()[0]
+    words[words.index("200000")] = str(256 * (reached + 40))
+    status, out, err = kcore(work, *words)
+    assert (status, err) == (0, "") and "0 done before, 2 to do" in out
+    assert epochs(first) == epochs(second) == list(range(5, reached + 41))
+    assert (first.path / "log.out").read_text().count("run=") == 2
+
+
+def test_one_failure_does_not_stop_the_others(work):
+    (work / "train_dir/t1_epoch_4_original_seed1").write_text("in the way")
+    words = "--exp-name t1 --epoch-idx 4 --kinds original --seeds 1 2".split()
+    status, out, _ = kcore(work, *words, *QUICK)
+    last = out.strip().splitlines()
+    assert status == 1 and last[-2].startswith("failed") and "cannot make" in last[-2], out
+    assert run_of(work, "t1_epoch_4_original_seed2").latest()[0] == 8
+    assert (work / "train_dir/t1_kcore/logs/t1_epoch_4_original_seed1.log").is_file()
+    assert "cannot make" in (work / "train_dir/t1_kcore/report/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("--exp-name nobody", "no experiment 'nobody'"),
+        ("--exp-name t2", "did you mean t1?"),
+        ("", "which run?"),
+        ("--exp-name t1 --epoch-idx four", "expected a whole number"),
+        ("--exp-name t1 --epoch-idx -4", "expected a whole number"),
+        ("--exp-name t1 --linear-thr 2.1", "from 0"),
+        ("--exp-name t1 --lstm-thr high", "from 0"),
+        ("--exp-name t1 --critic-thr nan", "from 0"),
+        ("--exp-name t1 --target-params 0", "a part of the parameters"),
+        ("--exp-name t1 --kinds colapsed", "did you mean collapsed?"),
+        ("--exp-name t1 --launcher slurn", "did you mean slurm?"),
+        ("--exp-name t1 --jobs 0", "at least 1"),
+        ("--exp-name t1 --seeds one", "expected a whole number"),
+        ("--exp-name t1 --env pong", "was trained on cartpole"),
+        ("--exp-name t1 --epoch-idx 6 --train.total-timesteps 1536", "nothing to do"),
+        ("--exp-name t1 --kinds ,", "nothing to do"),
+        ("--exp-name t1 --train.total-timestep 9999", "did you mean"),
+        ("--exp-name t1 --train-dir nowhere", "no experiment 't1'"),
+        ("t1", "unknown argument 't1'"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_starts_nothing(base, words, said):
+    before = sorted((base / "train_dir").iterdir())
+    status, out, err = kcore(base, *words.split())
+    assert status == 2 and said in err and len(err.splitlines()) == 1, err
+    assert sorted((base / "train_dir").iterdir()) == before
+
+
+def test_a_folder_that_cannot_be_written(work):
+    (work / "train_dir/t1_kcore").write_text("in the way")
+    status, _, err = kcore(work, "--exp-name", "t1", *QUICK)
+    assert status == 2 and "cannot make" in err and len(err.splitlines()) == 1, err
+
+
+def test_two_batches_at_once_are_refused(work):
+    words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", *QUICK]
+    words[words.index("2048")] = "500000"
+    batch = subprocess.Popen(
+        ["bash", str(REPO / "kcore.sh"), *words],
+        cwd=work,
+        env={**os.environ, "PYTHON": sys.executable},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "1 to do" in batch.stdout.readline()
+    status, _, err = kcore(work, *words)
+    assert status == 2 and "in use by process" in err and len(err.splitlines()) == 1, err
+    run = run_of(work, "t1_epoch_4_original")
+    while not run.checkpoints():
+        time.sleep(0.05)
+    batch.send_signal(signal.SIGTERM)
+    out, err = batch.communicate(timeout=120)
+    assert batch.returncode == 1 and "the same command goes on" in err
+    assert run.latest()[0] == max(epochs(run) or [4])  # it was asked to save before it ended
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(work):
+    """Files may not grow beyond a limit, as on a full disk."""
+    before = {p: p.read_bytes() for p in (work / "train_dir").rglob("*.pt")}
+    words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", *QUICK]
+    status, out, err = kcore(work, *words, limit=60_000)
+    assert status == 1 and "free space" in out + err and "Traceback" not in out + err, out + err
+    assert {p: p.read_bytes() for p in before} == before
+    assert kcore(work, *words)[0] == 0
+
+
+def test_a_launcher_through_submitit(work):
+    pytest.importorskip("submitit")
+    words = "--exp-name t1 --epoch-idx 4 --kinds original --launcher slurm --jobs 2 --seeds 1 2".split()
+    status, out, err = kcore(work, *words, *QUICK)
+    assert status == 0, err
+    assert run_of(work, "t1_epoch_4_original_seed2").latest()[0] == 8
+    assert list((work / "train_dir/t1_kcore/logs/submitit").glob("*_submitted.pkl"))
+
+
+def test_a_launcher_on_a_ray_cluster_of_two_nodes(work):
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        words = "--exp-name t1 --epoch-idx 4 --kinds original --launcher ray --jobs 2 --seeds 1 2".split()
+        status, out, err = kcore(work, *words, *QUICK, RAY_ADDRESS=cluster.address)
+    finally:
+        cluster.shutdown()
+    assert status == 0, out + err
+    nodes = set()
+    for seed in (1, 2):
+        assert run_of(work, f"t1_epoch_4_original_seed{seed}").latest()[0] == 8
+        used = json.loads((work / f"train_dir/t1_kcore/logs/t1_epoch_4_original_seed{seed}.json").read_text())
+        nodes.add(used["node"])
+    assert len(nodes) == 2
+
+
+def test_cores_are_shared_out():
+    assert launch.share_out(2, [0, 1, 2, 3]) == [[0, 2], [1, 3]]
+    for jobs in (1, 3, 4, 7):
+        shares = launch.share_out(jobs, [2, 3, 5, 7])
+        assert len(shares) == jobs and all(shares) and {c for share in shares for c in share} == {2, 3, 5, 7}
+
+
+def test_a_command_runs_on_its_cores_and_its_use_is_known(tmp_path):
+    code = "import os; x = bytearray(50_000_000); print(sorted(os.sched_getaffinity(0)))"
+    core = min(os.sched_getaffinity(0))
+    done = launch.execute(launch.Command("c", (sys.executable, "-c", code), tmp_path / "log"), [core])
+    assert done.status == 0 and (tmp_path / "log").read_text() == f"[{core}]\n"
+    assert done.peak_bytes > 50_000_000 and done.seconds > 0
