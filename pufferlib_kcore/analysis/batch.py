@@ -15,10 +15,10 @@ from pufferlib_kcore.store import atomic
 __all__ = ["Entry", "write"]
 
 STYLE = """
-body { overflow-wrap: anywhere; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
+body { max-width: 1240px; overflow-wrap: anywhere; }
 li { margin: 0 0 .5rem; } ul { padding-left: 1.2rem; }
-.scroll { margin: 0 0 1rem; } .scroll img { min-width: 640px; display: block; }
+.scroll { margin: 0 0 1rem; }
+.scroll img { display: block; width: auto; max-width: 100%; min-width: 640px; }
 td, th { white-space: nowrap; overflow-wrap: normal; }
 .long { display: block; white-space: normal; min-width: 16rem; }
 .failed { color: #a4161a; font-weight: 600; } .failed::before { content: "\\2717\\00a0"; }
@@ -27,8 +27,8 @@ p.verdict { color: inherit; font-size: 1rem; }
 """
 HOW = (
     "Final return: mean over the episodes that finished in the last tenth of a run's epochs. Each figure is "
-    "the interquartile mean over n seeds [95% bootstrap interval]. Only runs that are done, and that finished "
-    "an episode at their end, count. Higher and lower: the two intervals do not meet. That they overlap does "
+    "the interquartile mean over n seeds [95% bootstrap interval]. Only runs that are done and have such "
+    "episodes count. Higher and lower: the two intervals do not meet. That they overlap does "
     "not say that two policies are equal. Bootstrap intervals are too narrow for few seeds: on normal "
     "returns they hold the truth in 74% of the cases with 3 seeds, 90% with 5 and 94% with 100."
 )

@@ -20,6 +20,7 @@ from pufferlib_kcore.analysis.intervals import Estimate
 
 COLORS = figures.COLORS
 LINES: dict[str, Any] = {"original": "-", "collapsed": "-", "ablated": (0, (4, 1.5)), "scratch": (0, (1, 1))}
+ASIDE = {"original": 1.0, "collapsed": 1.0, "ablated": 1 / 1.06, "scratch": 1.06}  # of points of one size
 MARKERS = {"original": "s", "collapsed": "o", "ablated": "^", "scratch": "D"}
 POINTS = 200  # of a curve over common steps
 FULL = 18  # panels in one file
@@ -56,7 +57,7 @@ def _sheet(panels: Sequence[Panel], columns: int, size: tuple[float, float]) -> 
             for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
                 handles.setdefault(label, handle)
     if handles:
-        place: dict[str, Any] = {"loc": "outside upper left", "ncols": 4, "frameon": False, "fontsize": 9}
+        place: dict[str, Any] = {"loc": "outside upper left", "ncols": 5, "frameon": False, "fontsize": 9}
         figure.legend(list(handles.values()), list(handles), **place)
     return figure
 
@@ -85,12 +86,8 @@ def returns(groups: Sequence[Group]) -> list[Panel]:
             for kind, (steps, middle, low, high) in kinds.items():
                 if len(steps):
                     width = 2.2 if kind == "collapsed" else 1.6
-                    marker = "o" if len(steps) == 1 else ""
-                    style: dict[str, Any] = {
-                        "color": COLORS[kind],
-                        "linestyle": LINES[kind],
-                        "marker": marker,
-                    }
+                    style: dict[str, Any] = {"color": COLORS[kind], "linestyle": LINES[kind]}
+                    style["marker"] = "o" if len(steps) == 1 else ""
                     axis.plot(steps, middle, label=kind, linewidth=width, **style)
                     axis.fill_between(steps, low, high, color=COLORS[kind], alpha=0.18, linewidth=0)
             if spans.get(group.exp):
@@ -156,19 +153,21 @@ def _draw_sizes(axis: Axes, groups: Sequence[Group]) -> None:
         if original.bounded:
             axis.axhspan(original.low, original.high, color=COLORS["original"], alpha=0.15, linewidth=0)
     everything = []
-    for place, kind in enumerate(KINDS[1:]):
+    look: dict[str, Any]
+    for kind in KINDS[1:]:
         points = [(group.kept(kind), group.final[kind]) for group in groups]
         points = [(kept, final) for kept, final in points if final.seeds and np.isfinite(kept)]
         if points:
-            x = np.array([kept for kept, _ in points]) * 1.03 ** (place - 1)  # equal sizes, side by side
-            look: dict[str, Any] = {"color": COLORS[kind], "markersize": 5, "capsize": 2.5, "linestyle": ""}
+            x = np.array([kept for kept, _ in points]) * ASIDE[kind]
+            look = {"color": COLORS[kind], "markersize": 5, "capsize": 2.5, "linestyle": ""}
             y, errors = _with_errors([final for _, final in points])
             axis.errorbar(x, y, errors, marker=MARKERS[kind], label=kind, **look)
             everything += [(kept, final.value) for kept, final in points]
     best = front(everything)
     if len(best) > 1:
-        axis.step(*zip(*best, strict=True), where="post", color="#222222", linewidth=0.8, zorder=0)
-    log_ticks(axis, lambda part, _: f"{part:.3g}%", scale=100)
+        look = {"color": "#222222", "linewidth": 0.8, "zorder": 0, "label": "best up to a size"}
+        axis.step(*zip(*best, strict=True), where="post", **look)
+    log_ticks(axis, "x", lambda part, _: f"{part:.3g}%", scale=100)
     axis.set(xlabel="parameters kept", ylabel="final return")
 
 
@@ -255,9 +254,10 @@ def _draw_costs(axis: Axes, points: Mapping[str, Sequence[tuple]], unit: str) ->
     for kind, known in points.items():
         if known:
             look: dict[str, Any] = {"color": COLORS[kind], "markersize": 5, "alpha": 0.7, "linestyle": ""}
-            axis.plot(*zip(*known, strict=True), marker=MARKERS[kind], label=kind, **look)
-    axis.set_ylim(0, None)
-    log_ticks(axis, figures.short)
+            x, y = np.array(known).T
+            axis.plot(x * ASIDE[kind], y, marker=MARKERS[kind], label=kind, **look)
+    axis.set_ylim(0, 1.1 * max(cost for known in points.values() for _, cost in known) or 1)
+    log_ticks(axis, "x", figures.short)
     axis.set(xlabel="parameters", ylabel=unit)
 
 
@@ -268,24 +268,23 @@ def _draw_latency(axis: Axes, times: Mapping[int, Sequence[tuple]]) -> None:
         x = sorted({size for size, _ in points})
         y = [np.median([time for size, time in points if size == one]) for one in x]
         axis.plot(x, y, "o-", color=color, markersize=4, label=f"batch {batch:,}")
-    axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(FuncFormatter(figures.short))
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    log_ticks(axis, figures.short)
+    log_ticks(axis, "x", figures.short)
+    log_ticks(axis, "y", figures.short)
     axis.set(xlabel="parameters", ylabel="milliseconds")
-    axis.legend(frameon=False, fontsize=8)
+    figures.legend_outside(axis)
 
 
-def log_ticks(axis: Axes, show: Callable[[float, Any], str], scale: float = 1.0) -> None:
-    """A logarithmic x axis that has ticks with numbers however narrow it is."""
-    axis.set_xscale("log")
-    low, high = axis.get_xlim()
+def log_ticks(axis: Axes, which: str, show: Callable[[float, Any], str], scale: float = 1.0) -> None:
+    """Make the axis 'x' or 'y' logarithmic, with numbers on it however narrow it is."""
+    axis.set(**{f"{which}scale": "log"})
+    side = {"x": axis.xaxis, "y": axis.yaxis}[which]
+    low, high = side.get_view_interval()
     if high / low > 4:
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+        side.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
     else:
-        axis.xaxis.set_major_locator(MaxNLocator(4))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: show(x * scale, None)))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+        side.set_major_locator(MaxNLocator(4))
+    side.set_major_formatter(FuncFormatter(lambda x, _: show(x * scale, None)))
+    side.set_minor_formatter(NullFormatter())
 
 
 def _empty(axis: Axes, words: str) -> None:

@@ -13,7 +13,7 @@ from pufferlib_kcore.analysis.fibers import FiberHistory
 from pufferlib_kcore.analysis.groups import CONTROLS, KINDS, STATUSES, Entry, Group, Outcome, median
 from pufferlib_kcore.analysis.intervals import Estimate
 from pufferlib_kcore.analysis.tables import Cell, Table
-from pufferlib_kcore.analysis.verdict import standing
+from pufferlib_kcore.analysis.verdict import probability, standing
 
 # --- for people ---------------------------------------------------------------------------------
 
@@ -27,7 +27,7 @@ def final_table(groups: Sequence[Group]) -> Table:
             final, planned = group.final[kind], len(group.runs.get(kind, ()))
             if planned:
                 seeds = f"{final.seeds} of {planned}" if final.seeds < planned else f"{final.seeds}"
-                row[kind] = f"{final}  n={seeds}" if final.seeds else f"n={seeds}"
+                row[kind] = f"{final}, n={seeds}" if final.seeds else f"n={seeds}"
         rows.append(row)
     return rows.only(["experiment", "epoch", "setting", "kept", *KINDS])
 
@@ -39,12 +39,11 @@ def improvement_table(groups: Sequence[Group]) -> Table:
         row = _where(group)
         for kind in CONTROLS:
             if group.improvement[kind].seeds:
-                row[f"over {kind}"] = f"{group.improvement[kind]}  p={group.p_value(kind):.2g}"
-                row[f"than {kind}"] = standing(group, kind)
+                chance = f"{probability(group.improvement[kind])}, p={group.p_value(kind):.2g}"
+                row[f"over {kind}"] = f"{chance}: {standing(group, kind)}"
         if len(row) > 3:
             rows.append(row)
-    columns = [name for kind in CONTROLS for name in (f"over {kind}", f"than {kind}")]
-    return rows.only(["experiment", "epoch", "setting", *columns])
+    return rows.only(["experiment", "epoch", "setting", *(f"over {kind}" for kind in CONTROLS)])
 
 
 def across(groups: Sequence[Group]) -> Table:
@@ -64,7 +63,7 @@ def across(groups: Sequence[Group]) -> Table:
             pairs = [(group.finals("collapsed"), group.finals(kind)) for group in same]
             pairs = [(x, y) for x, y in pairs if len(x) and len(y)]
             if len(pairs) > 1:
-                row[f"collapsed over {kind}"] = str(intervals.improvement(*zip(*pairs, strict=True)))
+                row[f"collapsed over {kind}"] = probability(intervals.improvement(*zip(*pairs, strict=True)))
         if "experiments" in row:
             rows.append(row)
     changes, chances = [f"{k}, change" for k in KINDS[1:]], [f"collapsed over {k}" for k in CONTROLS]
