@@ -14,8 +14,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pufferlib_kcore.analysis.curves import Curve
 from pufferlib_kcore.analysis.fibers import FiberHistory
 
-COLORS = {"original": "#2f5d9b", "collapsed": "#d1495b"}  # of the runs
-LINES: dict[str, Any] = {"original": "-", "collapsed": "--"}
+# Of the runs
+COLORS = {"original": "#2f5d9b", "collapsed": "#d1495b", "ablated": "#6b6f76", "scratch": "#d9951a"}
+LINES: dict[str, Any] = {"original": "-", "collapsed": "--", "ablated": ":", "scratch": "-."}
 MARK = "#777777"  # of the collapse
 MANY = 12  # spaces that a legend can name one by one; more are drawn by kind
 BARS = 24  # spaces that bars can show
@@ -68,9 +69,9 @@ def comparison(
         if collapse:
             mark_collapse(axis, collapse)
         axis.set_xlabel("agent steps" if axis is over_time[-1] or "bars" in axes else "")
-    _legend_outside(axes["returns"])
+    legend_outside(axes["returns"])
     for axis in axes.values():
-        _tidy(axis)
+        tidy(axis)
     _epochs_on_top(axes["returns"], curves)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # drawn again, the figure looks the same
@@ -120,7 +121,7 @@ def draw_fibers(axis: Axes, histories: Mapping[str, FiberHistory], curves: Mappi
         entries = [(f"{kind} ({len(names)} spaces)", colors[names[0]]) for kind, names in members.items()]
     handles = [Line2D([], [], color=color, label=label) for label, color in entries]
     handles += [Line2D([], [], color=MARK, linestyle=LINES[run], label=f"{run} run") for run in histories]
-    _legend_outside(axis, handles)
+    legend_outside(axis, handles)
 
 
 def draw_bars(axis: Axes, spaces: Mapping[str, Mapping[str, Any]]) -> None:
@@ -136,7 +137,7 @@ def draw_bars(axis: Axes, spaces: Mapping[str, Mapping[str, Any]]) -> None:
     axis.invert_yaxis()
     which = f", the {len(shown)} largest of {len(spaces)} spaces" if len(shown) < len(spaces) else ""
     axis.set_xlabel(f"neurons at the collapse{which}")
-    _legend_outside(axis)
+    legend_outside(axis)
 
 
 def draw_params(
@@ -164,7 +165,7 @@ def draw_params(
     axis.yaxis.set_major_formatter(FuncFormatter(short))
     axis.yaxis.set_major_locator(MaxNLocator(5))
     axis.set_ylabel("parameters")
-    _legend_outside(axis)
+    legend_outside(axis)
 
 
 def mark_collapse(axis: Axes, collapse: Collapse) -> None:
@@ -197,13 +198,15 @@ def _marker(points: np.ndarray) -> str:
     return "o" if len(points) <= 40 else ""
 
 
-def _legend_outside(axis: Axes, handles: list | None = None) -> None:
+def legend_outside(axis: Axes, handles: list | None = None) -> None:
+    """A legend right of the panel."""
     handles = axis.get_legend_handles_labels()[0] if handles is None else handles
     look: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "borderaxespad": 0}
     axis.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), **look)
 
 
-def _tidy(axis: Axes) -> None:
+def tidy(axis: Axes) -> None:
+    """A panel without a box, on a faint grid."""
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     axis.grid(alpha=0.25, linewidth=0.7)

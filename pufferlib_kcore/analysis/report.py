@@ -34,7 +34,7 @@ def page(
     png: the figure.  tables: by heading, an empty one left out.  notes: a sentence below a heading.
     folded: plain data by name, shown as JSON when it is clicked.
     """
-    parts = [f"<h1>{html.escape(title)}</h1>", _image(png, title)]
+    parts = [f"<h1>{html.escape(title)}</h1>", image(png, title)]
     for name, table in tables.items():
         if table:
             note = html.escape((notes or {}).get(name, ""))
@@ -43,7 +43,11 @@ def page(
     if folded:
         parts.append("<h2>Settings</h2>")
         parts += [_folded(name, content) for name, content in folded.items()]
-    body = "\n".join(parts)
+    return document(title, "\n".join(parts))
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """A page as text around its body, which is HTML; style: rules beside those of every report."""
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -51,7 +55,7 @@ def page(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
 <title>{html.escape(title)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{style}</style>
 </head>
 <body>
 {body}
@@ -60,7 +64,8 @@ def page(
 """
 
 
-def _image(png: bytes, title: str) -> str:
+def image(png: bytes, title: str) -> str:
+    """A picture that lies in the page itself."""
     data = base64.b64encode(png).decode()
     return f'<img alt="{html.escape(title)}" src="data:image/png;base64,{data}">'
 

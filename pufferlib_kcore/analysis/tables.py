@@ -1,9 +1,30 @@
 """Tables: rows of plain dicts that print as text and as HTML."""
 
+import csv
 import html
+import io
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text that HTML shows as a link, or in a look of its own."""
+
+    text: str
+    href: str | None = None
+    look: str | None = None  # class in the page's style
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        shown = html.escape(self.text)
+        if self.look:
+            shown = f'<span class="{html.escape(self.look)}">{shown}</span>'
+        return f'<a href="{html.escape(self.href)}">{shown}</a>' if self.href else shown
 
 
 class Table(list[dict[str, Any]]):
@@ -34,7 +55,7 @@ class Table(list[dict[str, Any]]):
     def _repr_html_(self) -> str:
         def line(tag: str, cells: dict[str, Any]) -> str:
             flush = {name: ' class="number"' if self._numeric(name) else "" for name in cells}
-            inner = (f"<{tag}{flush[n]}>{html.escape(number(cell))}</{tag}>" for n, cell in cells.items())
+            inner = (f"<{tag}{flush[n]}>{_html(cell)}</{tag}>" for n, cell in cells.items())
             return f"<tr>{''.join(inner)}</tr>\n"
 
         names = self.columns
@@ -42,9 +63,23 @@ class Table(list[dict[str, Any]]):
         head = line("th", {name: name for name in names})
         return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>"
 
+    def csv(self) -> bytes:
+        """The rows as they are, unrounded, nothing for None and nan."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self:
+            cells = (row.get(name) for name in self.columns)
+            writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
+        return text.getvalue().encode()
+
     def _numeric(self, name: str) -> bool:
         values = [row.get(name) for row in self if row.get(name) is not None]
         return bool(values) and all(isinstance(value, (int, float)) for value in values)
+
+
+def _html(value: Any) -> str:
+    return value._repr_html_() if isinstance(value, Cell) else html.escape(number(value))
 
 
 def number(value: Any) -> str:
