@@ -29,6 +29,7 @@ setup(
         "wandb": ["wandb"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
         "ray": ["ray"],
+        "slurm": ["submitit"],
         "notebook": ["notebook", "ipykernel"],
     },
 )

@@ -19,9 +19,21 @@ from pufferlib_kcore.analysis.groups import KINDS, Group, Outcome
 from pufferlib_kcore.analysis.intervals import Estimate
 
 COLORS = figures.COLORS
-LINES: dict[str, Any] = {"original": "-", "collapsed": "-", "ablated": (0, (4, 1.5)), "scratch": (0, (1, 1))}
-ASIDE = {"original": 1.0, "collapsed": 1.0, "ablated": 1 / 1.06, "scratch": 1.06}  # of points of one size
-MARKERS = {"original": "s", "collapsed": "o", "ablated": "^", "scratch": "D"}
+LINES: dict[str, Any] = {
+    "original": "-",
+    "collapsed": "-",
+    "ablated": (0, (4, 1.5)),
+    "scratch": (0, (1, 1)),
+    "scratch-full": (0, (5, 1, 1, 1)),
+}
+ASIDE = {
+    "original": 1.0,
+    "collapsed": 1.0,
+    "ablated": 1 / 1.06,
+    "scratch": 1.06,
+    "scratch-full": 1.12,
+}  # of points of one size
+MARKERS = {"original": "s", "collapsed": "o", "ablated": "^", "scratch": "D", "scratch-full": "v"}
 POINTS = 200  # of a curve over common steps
 FULL = 18  # panels in one file
 DPI = 110

@@ -15,8 +15,20 @@ from pufferlib_kcore.analysis.curves import Curve
 from pufferlib_kcore.analysis.fibers import FiberHistory
 
 # Of the runs
-COLORS = {"original": "#2f5d9b", "collapsed": "#d1495b", "ablated": "#6b6f76", "scratch": "#d9951a"}
-LINES: dict[str, Any] = {"original": "-", "collapsed": "--", "ablated": ":", "scratch": "-."}
+COLORS = {
+    "original": "#2f5d9b",
+    "collapsed": "#d1495b",
+    "ablated": "#6b6f76",
+    "scratch": "#d9951a",
+    "scratch-full": "#3a8f5c",
+}
+LINES: dict[str, Any] = {
+    "original": "-",
+    "collapsed": "--",
+    "ablated": ":",
+    "scratch": "-.",
+    "scratch-full": "-.",
+}
 MARK = "#777777"  # of the collapse
 MANY = 12  # spaces that a legend can name one by one; more are drawn by kind
 BARS = 24  # spaces that bars can show

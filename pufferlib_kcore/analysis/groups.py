@@ -13,8 +13,8 @@ from pufferlib_kcore.analysis.intervals import Estimate
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import Run
 
-KINDS = ("original", "collapsed", "ablated", "scratch")
-CONTROLS = ("original", "ablated", "scratch")  # that the collapsed runs are compared with
+KINDS = ("original", "collapsed", "ablated", "scratch", "scratch-full")
+CONTROLS = ("original", "ablated", "scratch", "scratch-full")  # that the collapsed runs are compared with
 STATUSES = ("failed", "unfinished", "skipped", "done")  # in the order in which they are worth a look
 
 
@@ -75,7 +75,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Group:
-    """All seeds of the four kinds at one experiment, epoch and setting."""
+    """All seeds of all kinds at one experiment, epoch and setting."""
 
     exp: str
     epoch: int

@@ -12,6 +12,7 @@ import torch
 
 from pufferlib_kcore import graph, store
 from pufferlib_kcore.analysis import batch as pages
+from pufferlib_kcore.analysis.groups import Entry
 from pufferlib_kcore.cli.fibers import fibers_over_time
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import Restored, restore
@@ -46,14 +47,14 @@ def write(folder: Path, tasks: Sequence[Task], failed: Mapping[str, str], comman
     return table(entries) + f"\nwrote {page}"
 
 
-def entry(task: Task, message: str, logs: Path, cost: Mapping[str, Any]) -> pages.Entry:
+def entry(task: Task, message: str, logs: Path, cost: Mapping[str, Any]) -> Entry:
     """What is known of one run."""
     from pufferlib_kcore.cli.batch import recalled
 
     used, config = recalled(logs / f"{task.name}.json"), task.folder.config()
     collapse, log = config.get("collapse") or {}, logs / f"{task.name}.log"
     status = "done" if task.is_done() else "failed" if message else "unfinished"
-    return pages.Entry(
+    return Entry(
         name=task.name,
         exp=task.exp,
         epoch=task.epoch,
@@ -111,7 +112,7 @@ def sweep(restored: Restored) -> list[tuple[float, float]]:
     return found
 
 
-def table(entries: Sequence[pages.Entry]) -> str:
+def table(entries: Sequence[Entry]) -> str:
     """One line a run, those that failed at the end, where they are seen."""
     lines = []
     for e in sorted(entries, key=lambda e: e.status != "done"):
