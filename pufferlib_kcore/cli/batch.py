@@ -25,7 +25,6 @@ from pufferlib_kcore.settings.layers import unknown
 from pufferlib_kcore.store import MettaFolder, atomic, metta, names
 from pufferlib_kcore.store.lock import locked
 
-DEMO = Path(__file__).resolve().parents[2] / "demo.py"
 KINDS = names.METTA_ROLE_OF
 THRESHOLDS = {"linear": 0.7, "cnn": 0.5, "lstm": 1.0, "critic": 0.8}
 
@@ -88,9 +87,13 @@ def run(given: argparse.Namespace, passed: list[str]) -> int:
             launch.stop()
             print("kcore: stopped; the same command goes on where this one was", file=sys.stderr)
             return 1
-        from pufferlib_kcore.cli import batch_report
+        try:
+            from pufferlib_kcore.cli import batch_report
 
-        print(batch_report.write(folder, tasks, failed, said["command"]))
+            print(batch_report.write(folder, tasks, failed, said["command"]))
+        except UserError as error:
+            print(f"kcore: no report: {error}", file=sys.stderr)
+            return 1
     return 1 if any(not task.is_done() for task in tasks) else 0
 
 
@@ -199,7 +202,9 @@ def work(tasks: list[Task], given: argparse.Namespace, passed: list[str], logs: 
 
 
 def command(argv: Sequence[str], name: str, logs: Path) -> Command:
-    return Command(name, (sys.executable, str(DEMO), *argv), (logs / f"{name}.log").absolute())
+    return Command(
+        name, (sys.executable, str(launch.ROOT / "demo.py"), *argv), (logs / f"{name}.log").absolute()
+    )
 
 
 def report(done: Command, outcome: Outcome) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -21,6 +21,7 @@ from pufferlib_kcore.environments.cores import available_cores
 from pufferlib_kcore.errors import UserError
 
 LAUNCHERS = ("local", "ray", "slurm")
+ROOT = Path(__file__).resolve().parents[2]
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -31,6 +32,7 @@ class Command:
     name: str
     argv: tuple[str, ...]
     log: Path
+    folder: Path = field(default_factory=Path.cwd)  # where it runs
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def execute(command: Command, cores: Sequence[int] = ()) -> Outcome:
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            cwd=command.folder,
             preexec_fn=lambda: _settle(cores),
         )
         with _running(child):
@@ -75,6 +78,8 @@ def run_all(
     slurm     more of submitit's parameters, such as {"slurm_partition": "short"}
     Raises UserError where the launcher's package is missing.
     """
+    if not commands:
+        return
     shares = share_out(jobs)
     with _caller(launcher, max(1, available_cores() // jobs), commands, slurm or {}) as call:
         free: SimpleQueue[list[int]] = SimpleQueue()
@@ -170,6 +175,7 @@ def _ray(cores: int) -> Iterator[Call]:
     started = not ray.is_initialized()
     if started:
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        quiet["runtime_env"] = {"env_vars": {"PYTHONPATH": str(ROOT)}}  # a path that all nodes share
         address = os.environ.get("RAY_ADDRESS")
         if address is None:
             quiet |= {"include_dashboard": False, "num_cpus": available_cores()}

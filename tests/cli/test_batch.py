@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pufferlib_kcore import graph
-from pufferlib_kcore.cli import launch
+from pufferlib_kcore.cli import batch, launch
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.store import MettaFolder, checkpoints
 
@@ -165,16 +165,18 @@ def test_the_ablation_script_trains_the_controls_to_a_size(work):
 def test_a_killed_batch_goes_on_where_it_was(work):
     words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", "--seeds", "1,2", *QUICK]
     words += ["--train.total-timesteps", "200000"]
-    program = ["bash", str(REPO / "kcore.sh"), *words]
-    batch = subprocess.Popen(
-        program, cwd=work, env={**os.environ, "PYTHON": sys.executable}, stdout=subprocess.DEVNULL
+    program = subprocess.Popen(
+        ["bash", str(REPO / "kcore.sh"), *words],
+        cwd=work,
+        env={**os.environ, "PYTHON": sys.executable},
+        stdout=subprocess.DEVNULL,
     )
     first, second = (run_of(work, f"t1_epoch_4_original_seed{seed}") for seed in (1, 2))
     end = time.monotonic() + 120
     while len(first.checkpoints()) < 4 and time.monotonic() < end:
         time.sleep(0.05)
-    batch.send_signal(signal.SIGKILL)
-    batch.wait()
+    program.send_signal(signal.SIGKILL)
+    program.wait()
     assert not second.checkpoints()
     reached = first.latest()[0]
     words[words.index("200000")] = str(256 * (reached + 40))
@@ -199,7 +201,7 @@ def test_one_failure_does_not_stop_the_others(work):
     "words, said",
     [
         ("--exp-name nobody", "no experiment 'nobody'"),
-        ("--exp-name t2", "did you mean t1?"),
+        ("--exp-name t11", "did you mean t1?"),
         ("", "which run?"),
         ("--exp-name t1 --epoch-idx four", "expected a whole number"),
         ("--exp-name t1 --epoch-idx -4", "expected a whole number"),
@@ -219,9 +221,10 @@ def test_one_failure_does_not_stop_the_others(work):
         ("t1", "unknown argument 't1'"),
     ],
 )
-def test_a_mistake_gets_one_sentence_and_starts_nothing(base, words, said):
+def test_a_mistake_gets_one_sentence_and_starts_nothing(base, words, said, monkeypatch, capsys):
+    monkeypatch.chdir(base)
     before = sorted((base / "train_dir").iterdir())
-    status, out, err = kcore(base, *words.split())
+    status, err = batch.main(words.split()), capsys.readouterr().err
     assert status == 2 and said in err and len(err.splitlines()) == 1, err
     assert sorted((base / "train_dir").iterdir()) == before
 
@@ -235,7 +238,7 @@ def test_a_folder_that_cannot_be_written(work):
 def test_two_batches_at_once_are_refused(work):
     words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", *QUICK]
     words[words.index("2048")] = "500000"
-    batch = subprocess.Popen(
+    program = subprocess.Popen(
         ["bash", str(REPO / "kcore.sh"), *words],
         cwd=work,
         env={**os.environ, "PYTHON": sys.executable},
@@ -243,15 +246,15 @@ def test_two_batches_at_once_are_refused(work):
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert "1 to do" in batch.stdout.readline()
+    assert "1 to do" in program.stdout.readline()
     status, _, err = kcore(work, *words)
     assert status == 2 and "in use by process" in err and len(err.splitlines()) == 1, err
     run = run_of(work, "t1_epoch_4_original")
     while not run.checkpoints():
         time.sleep(0.05)
-    batch.send_signal(signal.SIGTERM)
-    out, err = batch.communicate(timeout=120)
-    assert batch.returncode == 1 and "the same command goes on" in err
+    program.send_signal(signal.SIGTERM)
+    out, err = program.communicate(timeout=120)
+    assert program.returncode == 1 and "the same command goes on" in err
     assert run.latest()[0] == max(epochs(run) or [4])  # it was asked to save before it ended
 
 
