@@ -22,7 +22,7 @@ COLORS = figures.COLORS
 LINES: dict[str, Any] = {"original": "-", "collapsed": "-", "ablated": (0, (4, 1.5)), "scratch": (0, (1, 1))}
 ASIDE = {"original": 1.0, "collapsed": 1.0, "ablated": 1 / 1.06, "scratch": 1.06}  # of points of one size
 MARKERS = {"original": "s", "collapsed": "o", "ablated": "^", "scratch": "D"}
-POINTS = 200  # of a curve over common steps
+POINTS = 100  # of a curve over common steps
 FULL = 18  # panels in one file
 DPI = 110
 
