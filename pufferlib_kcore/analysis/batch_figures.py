@@ -34,7 +34,7 @@ ASIDE = {
     "scratch-full": 1.12,
 }  # of points of one size
 MARKERS = {"original": "s", "collapsed": "o", "ablated": "^", "scratch": "D", "scratch-full": "v"}
-POINTS = 200  # of a curve over common steps
+POINTS = 100  # of a curve over common steps
 FULL = 18  # panels in one file
 DPI = 110
 

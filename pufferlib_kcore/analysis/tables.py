@@ -53,12 +53,13 @@ class Table(list[dict[str, Any]]):
         return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
     def _repr_html_(self) -> str:
+        names = self.columns
+        flush = {name: ' class="number"' if self._numeric(name) else "" for name in names}
+
         def line(tag: str, cells: dict[str, Any]) -> str:
-            flush = {name: ' class="number"' if self._numeric(name) else "" for name in cells}
             inner = (f"<{tag}{flush[n]}>{_html(cell)}</{tag}>" for n, cell in cells.items())
             return f"<tr>{''.join(inner)}</tr>\n"
 
-        names = self.columns
         body = "".join(line("td", {name: row.get(name) for name in names}) for row in self)
         head = line("th", {name: name for name in names})
         return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>"
@@ -67,9 +68,10 @@ class Table(list[dict[str, Any]]):
         """The rows as they are, unrounded, nothing for None and nan."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
+        names = self.columns
+        writer.writerow(names)
         for row in self:
-            cells = (row.get(name) for name in self.columns)
+            cells = (row.get(name) for name in names)
             writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
         return text.getvalue().encode()
 
