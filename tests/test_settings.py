@@ -47,7 +47,8 @@ def write(path, text):
 
 def test_every_shipped_environment_resolves():
     listed = settings.environments()
-    assert set(listed) == {"atari", "classic_control", "classic_control_continuous", "memory", "mujoco"}
+    control = {"classic_control", "classic_control_continuous", "mujoco"}
+    assert set(listed) == {"atari", *control, "memory", "mettagrid"}
     for package, names in listed.items():
         for name in names:
             found = settings.resolve(name)

@@ -21,6 +21,7 @@ POLICY_OF = {
     "procgen": ("ProcgenResnet", {}),
     "classic_control": ("Default", {"hidden_size": 64}),
     "classic_control_continuous": ("Default", {"hidden_size": 64}),
+    "mettagrid": ("Fast", {}),
     None: ("Default", {"hidden_size": 128}),
 }
 
