@@ -72,8 +72,8 @@ def command_of(words: Sequence[str]) -> Command:
     env = recipe.values["base", "env_name"]
     if absent := missing(recipe):
         raise UserError(
-            f"the recipe {name} needs the package {absent}, which is not installed: "
-            f"pip install {absent}, or take one that runs here: {', '.join(running_here())}"
+            f"the recipe {name} needs {absent}, which is not installed (config/{absent}.ini says how); "
+            f"recipes that run here: {', '.join(running_here())}"
         )
     said, notes = translated(overrides)
     own = {f"{section}.{key}": text for (section, key), text in recipe.values.items()}
@@ -130,9 +130,8 @@ def recipe_name(path: str) -> str:
     name, tool = match.groups()
     if name not in names():
         hint = nearest(name, names())
-        raise UserError(
-            f"unknown recipe {name!r}: " + (f"did you mean {hint}? " if hint else "expected a file ") + here
-        )
+        cure = f"did you mean {hint}? " if hint else f"no file experiments/recipes/{name}.ini; "
+        raise UserError(f"unknown recipe {name!r}: {cure}{here}")
     if tool != "train":
         raise UserError(
             f"recipes have no {tool!r} here, only train; to play episodes: python demo.py --mode eval"

@@ -10,7 +10,6 @@ from gymnasium import spaces
 from pufferlib_kcore.errors import UserError
 
 NAMES = ("arena_basic_easy_shaped",)
-VERSION, NEEDS = "0.26.22", "pydantic pyyaml boto3 importnb"
 BUILDINGS: dict[str, tuple[dict[str, int], dict[str, int]]] = {  # what one takes, and what it gives
     "mine_red": ({}, {"ore_red": 1}),
     "generator_red": ({"ore_red": 1}, {"battery_red": 1}),
@@ -56,7 +55,8 @@ class Arena(gymnasium.Env):
         for name, scale in zip(CHANNELS, (len(self.actions), 100, 255), strict=True):
             self.scale[self.channels[self.features[name]]] = scale
         self.window = game.obs.height, game.obs.width
-        self.observation_space = spaces.Box(0, 1, (len(self.scale), *self.window), np.float32)
+        self.shape = (len(self.scale), *self.window)
+        self.observation_space = spaces.Box(0, 1, self.shape, np.float32)
         self.action_space = spaces.Discrete(len(self.actions))
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
@@ -82,7 +82,7 @@ class Arena(gymnasium.Env):
         is_tag = feature == self.features["tag"]
         channel = np.where(is_tag, value, self.channels[feature])
         known = (place != EMPTY) & (channel >= 0)
-        picture = np.zeros(self.observation_space.shape, np.float32)
+        picture = np.zeros(self.shape, np.float32)
         amount = np.where(is_tag, 1, value) / self.scale[channel]
         picture[channel[known], row[known], column[known]] = np.minimum(amount, 1)[known]
         return picture
@@ -122,11 +122,7 @@ def make(
 ) -> gymnasium.Env:
     """size: cells on a side; each: how many of each building; max_steps: of one episode"""
     if importlib.util.find_spec("mettagrid") is None:
-        raise UserError(
-            f"{name} needs mettagrid, which is not installed: pip install {NEEDS}, then "
-            f"pip install --no-deps mettagrid=={VERSION} (Python 3.11 or 3.12; with its dependencies it would "
-            "bring a numpy that PufferLib cannot use)"
-        )
+        raise UserError(f"{name} needs mettagrid, which is not installed: config/mettagrid.ini says how")
     if render_mode is not None:
         raise UserError(f"{name} has no pictures: leave --capture-video out")
     return Arena(size, each, max_steps)

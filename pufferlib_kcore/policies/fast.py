@@ -85,7 +85,7 @@ class Fast(nn.Module):
         self.actor = layer_init(nn.Linear(hidden_size, actor_size))
         self.bilinear = nn.Linear(actor_size, embedding_size, bias=False)
         nn.init.orthogonal_(self.bilinear.weight)
-        self.actions = layer_init(nn.Linear(embedding_size, sum(self.parts or [int(action.n)])), std=0.1)
+        self.actions = layer_init(nn.Linear(embedding_size, sum(self.parts or [int(action.n)])), std=1)
 
     def forward(self, observations: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
         return self.decode_actions(*self.encode_observations(observations))
