@@ -31,7 +31,7 @@ OVERRIDES = {
     "trainer.checkpoint.checkpoint_interval": "train.checkpoint_interval",
     "system.device": "train.device",
     "system.seed": "train.seed",
-    "policy_architecture.name": "policy",
+    "policy_architecture.name": "architecture",
     "trainer.checkpoint.wandb_checkpoint_interval": "wandb_checkpoints",
     "trainer.evaluation.evaluate_interval": "evaluate",
     "trainer.evaluation.replay_dir": "nothing",
@@ -68,12 +68,12 @@ def command_of(words: Sequence[str]) -> Command:
     """
     path, args, overrides = parse(words)
     name = recipe_name(path)
-    recipe = read_layer(FOLDER / f"{name}.ini")
+    recipe = read_recipe(name)
     env = recipe.values["base", "env_name"]
     if absent := missing(recipe):
         raise UserError(
             f"the recipe {name} needs {absent}, which is not installed (config/{absent}.ini says how); "
-            f"recipes that run here: {', '.join(running_here())}"
+            + here()
         )
     said, notes = translated(overrides)
     own = {f"{section}.{key}": text for (section, key), text in recipe.values.items()}
@@ -86,8 +86,13 @@ def command_of(words: Sequence[str]) -> Command:
     argv = ["--mode", "train", "--layout", "metta", "--run", args.get("run", name), "--env", env]
     for key, text in values.items():
         argv += [flag(*key.split(".", 1)), text]
-    if args.get("wandb") != "off" and (args.get("wandb") == "on" or is_installed("wandb")):
+    wandb = args.get("wandb", "on" if is_installed("wandb") else None)
+    if wandb == "on":
         argv += ["--track", "wandb"]
+    elif wandb is None:
+        notes.append(
+            "wandb is not installed, metrics.jsonl holds the metrics; make setup EXTRAS=wandb adds it"
+        )
     return Command(argv, notes)
 
 
@@ -122,16 +127,15 @@ _EXAMPLES = {"--args": "--args run=exp_name", "--overrides": "--overrides traine
 
 def recipe_name(path: str) -> str:
     """experiments.recipes.pong.train -> pong.  Raises UserError, with the recipes that run here."""
-    here = f"recipes that run here: {', '.join(running_here())}"
     match = re.fullmatch(r"(?:experiments\.)?(?:recipes\.)?(\w+)\.(\w+)", path)
     if match is None:
         shown = repr(path) if path else "no recipe"
-        raise UserError(f"{shown}: expected experiments.recipes.NAME.train; {here}")
+        raise UserError(f"{shown}: expected experiments.recipes.NAME.train; {here()}")
     name, tool = match.groups()
     if name not in names():
         hint = nearest(name, names())
         cure = f"did you mean {hint}? " if hint else f"no file experiments/recipes/{name}.ini; "
-        raise UserError(f"unknown recipe {name!r}: {cure}{here}")
+        raise UserError(f"unknown recipe {name!r}: {cure}{here()}")
     if tool != "train":
         raise UserError(
             f"recipes have no {tool!r} here, only train; to play episodes: python demo.py --mode eval"
@@ -143,9 +147,18 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.ini"))
 
 
-def running_here() -> list[str]:
-    """The recipes whose environments are installed."""
-    return [name for name in names() if not missing(read_layer(FOLDER / f"{name}.ini"))]
+def read_recipe(name: str) -> Layer:
+    """The settings that a recipe names.  Raises UserError where it names no environment."""
+    recipe = read_layer(FOLDER / f"{name}.ini")
+    if len(recipe.names) != 1:
+        raise UserError(f"{recipe.path}: expected one env_name in [base], as in env_name = pong")
+    return recipe
+
+
+def here() -> str:
+    """The end of a sentence: the recipes whose environments are installed."""
+    found = [name for name in names() if not missing(read_recipe(name))]
+    return f"recipes that run here: {', '.join(found)}"
 
 
 def missing(recipe: Layer) -> str | None:
@@ -163,20 +176,19 @@ def is_installed(module: str) -> bool:
 
 def translated(overrides: dict[str, str]) -> tuple[dict[str, str], list[str]]:
     """Settings by our names, and notes on what has no place here.  Raises UserError for unknown names."""
-    said: dict[str, str] = {}
+    policy = overrides.get("policy_architecture.name")
+    said = {} if policy is None else policy_settings(policy)
     notes = []
     for key, text in overrides.items():
         ours = OVERRIDES.get(key, key)
-        if ours == "policy":
-            said |= policy_settings(text)
-        elif ours == "evaluate":
+        if ours == "evaluate":
             if read(text, int, key, "0"):
                 notes.append(f"{key}={text}: training here does not evaluate; run python demo.py --mode eval")
         elif ours == "wandb_checkpoints":
-            notes.append(f"{key}={text}: checkpoints stay on disk, W&B gets the metrics")
+            notes.append(f"{key}={text}: checkpoints stay on disk, W&B gets metrics alone")
         elif ours.split(".")[0] in SECTIONS:
             said[ours.replace("-", "_")] = text
-        elif ours != "nothing":
+        elif ours not in ("architecture", "nothing"):
             hint = nearest(key, OVERRIDES)
             cure = f"did you mean {hint}?" if hint else "expected Metta's, or ours, such as train.batch_size"
             raise UserError(f"unknown override {key!r}: {cure}")

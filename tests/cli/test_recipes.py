@@ -23,8 +23,8 @@ GUIDE = (
 
 
 @pytest.fixture(autouse=True)
-def everything_but_wandb_is_installed(monkeypatch, tmp_path):
-    monkeypatch.setattr(recipes, "is_installed", lambda module: module != "wandb")
+def everything_is_installed(monkeypatch, tmp_path):
+    monkeypatch.setattr(recipes, "is_installed", lambda module: True)
     monkeypatch.chdir(tmp_path)
 
 
@@ -42,7 +42,7 @@ def options(line):
 def settled(line):
     """The settings that demo.py makes of it; the layout is none of them."""
     found = options(line)
-    for name in ("--layout", "--run"):
+    for name in ("--layout", "--run", "--track"):
         found.pop(name)
     return settings.load([word for option in found.items() for word in option]).settings
 
@@ -66,10 +66,10 @@ def test_the_guides_command_word_for_word():
         *("--mode", "train", "--layout", "metta", "--run", "exp_name"),
         *("--env", "arena_basic_easy_shaped", "--train.data-dir", "train_dir"),
         *("--base.policy-name", "Fast", "--base.rnn-name", "Recurrent", "--rnn.num-layers", "2"),
-        *("--train.checkpoint-interval", "10"),
+        *("--train.checkpoint-interval", "10", "--track", "wandb"),
     ]
     assert found.notes == [
-        "trainer.checkpoint.wandb_checkpoint_interval=10: checkpoints stay on disk, W&B gets the metrics"
+        "trainer.checkpoint.wandb_checkpoint_interval=10: checkpoints stay on disk, W&B gets metrics alone"
     ]
 
 
@@ -137,6 +137,27 @@ def test_other_policies_by_their_registered_names(said, name):
     assert (found.base.policy_name, found.rnn["num_layers"]) == (name, 1)
 
 
+def test_fasts_lstm_has_two_layers_unless_more_are_said():
+    for words in (
+        "policy_architecture.name=fast rnn.num_layers=3",
+        "rnn.num_layers=3 policy_architecture.name=fast",
+    ):
+        assert overridden(words).rnn["num_layers"] == 3
+    assert overridden("policy_architecture.name=FAST").rnn["num_layers"] == 2
+
+
+def test_a_recipe_that_names_no_environment_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(recipes, "FOLDER", tmp_path)
+    (tmp_path / "mine.ini").write_text("[train]\ngamma = 0.5\n")
+    assert "mine.ini: expected one env_name in [base]" in refusal("mine.train")
+    (tmp_path / "mine.ini").write_text(
+        "[base]\nenv_name = pong\npolicy_name = Fast\n[policy]\nchannels = 8\n[train]\ngamma = 0.5\n"
+    )
+    found = settled("experiments.recipes.mine.train")
+    assert (found.train.gamma, found.policy["channels"]) == (0.5, 8)
+    assert settled("mine.train --overrides policy_architecture.name=policy").policy == {"hidden_size": 512}
+
+
 def test_overrides_come_over_args_and_these_over_the_recipe():
     line = "cartpole.train --args run=a seed=3 data_dir=here"
     assert (settled(line).train.seed, settled(line).train.data_dir) == (3, "here")
@@ -153,11 +174,11 @@ def test_evaluation_is_off_and_says_so():
 
 def test_metrics_go_to_wandb_where_it_is_installed(monkeypatch):
     line = "pong.train --args run=one"
-    assert "--track" not in options(line)
-    assert options(line + " wandb=on")["--track"] == "wandb"
-    monkeypatch.setattr(recipes, "is_installed", lambda module: True)
-    assert options(line)["--track"] == "wandb"
-    assert "--track" not in options(line + " wandb=off")
+    assert options(line)["--track"] == "wandb" and command(line).notes == []
+    assert "--track" not in options(line + " wandb=off") and command(line + " wandb=off").notes == []
+    monkeypatch.setattr(recipes, "is_installed", lambda module: module != "wandb")
+    assert "--track" not in options(line) and "wandb is not installed" in command(line).notes[0]
+    assert options(line + " wandb=on")["--track"] == "wandb"  # which demo.py then refuses
 
 
 def test_a_folder_named_wandb_is_no_package(monkeypatch, tmp_path):
