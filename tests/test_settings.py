@@ -47,7 +47,8 @@ def write(path, text):
 
 def test_every_shipped_environment_resolves():
     listed = settings.environments()
-    assert set(listed) == {"atari", "classic_control", "classic_control_continuous", "memory", "mujoco"}
+    control = {"classic_control", "classic_control_continuous", "mujoco"}
+    assert set(listed) == {"atari", *control, "memory", "mettagrid"}
     for package, names in listed.items():
         for name in names:
             found = settings.resolve(name)
@@ -174,6 +175,26 @@ def test_a_file_of_pufferlib_is_read_as_it_stands():
     )
     found = settings.resolve("pong").train
     assert (found.total_timesteps, found.minibatch_size) == (7_500_000, 4_096)
+
+
+def test_a_policys_own_file_lists_its_arguments_instead_of_the_packages():
+    found = settings.resolve("pong", {"base.policy_name": "Fast", "policy.channels": "32"})
+    assert (found.policy["hidden_size"], found.policy["channels"]) == (128, 32)
+    assert settings.from_plain(found.to_plain()) == found
+    assert settings.from_plain(found.to_plain(), {"policy.channels": 8}).policy["channels"] == 8
+    assert "unknown setting 'policy.channels'" in refusal("--env pong --policy.channels 32")
+    assert "did you mean --policy.channels?" in refusal(
+        "--env pong --base.policy-name Fast --policy.chanels 3"
+    )
+    assert settings.resolve("pong", {"base.policy_name": "Default"}).policy == {"hidden_size": 512}
+
+
+def test_a_user_s_policy_may_have_a_file_and_an_environment_may_name_it():
+    write(Path("config/policies/Mine.ini"), "[policy]\nwidth = 8  # units\n")
+    write(Path("config/atari/pong.ini"), f"{PONG}policy_name = Mine\n[policy]\nwidth = 9\n")
+    assert settings.resolve("pong").policy == {"width": 9}
+    assert settings.resolve("breakout").policy == {"hidden_size": 512}
+    assert settings.resolve("pong", {"policy.width": 10}).policy == {"width": 10}
 
 
 @pytest.mark.parametrize(

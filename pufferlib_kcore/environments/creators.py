@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from pufferlib_kcore.environments import atari, control, memory
+from pufferlib_kcore.environments import atari, control, memory, metta
 from pufferlib_kcore.environments.quiet import quiet
 from pufferlib_kcore.environments.wrappers import adapt
 from pufferlib_kcore.errors import UserError
@@ -23,6 +23,7 @@ MAKERS: dict[str, Callable] = {
     "classic_control_continuous": control.make,
     "mujoco": control.make,
     "memory": memory.make,
+    "mettagrid": metta.make,
 }
 COMMON = {"reward_scale": 1.0, "reward_clip": None}  # settings that every env takes
 
@@ -35,6 +36,7 @@ def names() -> dict[str, tuple[str, ...]]:
         "classic_control_continuous": tuple(control.CLASSIC_CONTINUOUS),
         "mujoco": tuple(control.MUJOCO),
         "memory": memory.NAMES,
+        "mettagrid": metta.NAMES,
     }
 
 

@@ -9,7 +9,7 @@ from gymnasium import Space, spaces
 from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.policies import puffer  # noqa: F401  registers PufferLib's policies
+from pufferlib_kcore.policies import fast, puffer  # noqa: F401  registers their policies
 from pufferlib_kcore.policies.registry import check_arguments, find
 from pufferlib_kcore.policies.spaces import plain_to_space, space_to_plain
 
@@ -21,6 +21,7 @@ POLICY_OF = {
     "procgen": ("ProcgenResnet", {}),
     "classic_control": ("Default", {"hidden_size": 64}),
     "classic_control_continuous": ("Default", {"hidden_size": 64}),
+    "mettagrid": ("Fast", {}),
     None: ("Default", {"hidden_size": 128}),
 }
 

@@ -75,7 +75,7 @@ def load(argv: Sequence[str] | None = None) -> Args:
     _add_options(parser)
     given, rest = parser.parse_known_args(words)
     if given.help:
-        _print_help(given.env, given.config)
+        _print_help(given.env, given.config, overrides.get("base.policy_name"))
         raise SystemExit(0)
     if rest:
         names = [*parser.options(), *(flag(*key) for key in Schema(given.env, given.config).keys)]
@@ -208,9 +208,9 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _print_help(env: str | None, config: str | None) -> None:
+def _print_help(env: str | None, config: str | None, policy: str | None) -> None:
     """Every option, every setting of the environment with its default, and every environment's name."""
-    schema = Schema(env, config)
+    schema = Schema(env, config, policy)
     listed = [f"{package}: {' '.join(sorted(names))}" for package, names in environments(config).items()]
     names = "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in listed)
     about = "" if schema.env is None else f", with the settings of {schema.env}"

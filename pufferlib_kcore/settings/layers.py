@@ -2,13 +2,14 @@
 
 For beam_rider: default.ini, atari/default.ini, atari/beam_rider.ini, each first from the project's own
 config folder and then from the user's, so that a user's file says only what it changes; last,
-local/beam_rider.ini, where --mode autotune keeps what suits this machine.
+local/beam_rider.ini, where --mode autotune keeps what suits this machine. A policy may have a file, too, such
+as policies/Fast.ini: its arguments take the place of those that the package lists for its own policy.
 """
 
 import configparser
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path, PurePath
 from typing import Any, get_type_hints
@@ -36,6 +37,10 @@ class Layer:
         text = self.values.get(("base", "env_name"), "None")
         return [] if text == "None" else text.split()
 
+    def without(self, section: str) -> "Layer":
+        kept = {where: text for where, text in self.values.items() if where[0] != section}
+        return replace(self, values=kept)
+
 
 @dataclass(frozen=True)
 class Key:
@@ -47,27 +52,35 @@ class Key:
 
 
 class Schema:
-    """The settings of one environment (None: those that every environment has), from its layers."""
+    """The settings of one environment (None: those that every environment has), from its layers.
 
-    def __init__(self, env: str | None = None, config: str | Path | None = None):
+    policy: the policy that is asked for; None: the one that the layers name
+    """
+
+    def __init__(self, env: str | None = None, config: str | Path | None = None, policy: str | None = None):
         folders = config_folders(config)
         self.env: str | None = None
         paths: list[Path] = []
         if env is not None:
             self.env, paths = _files_of(env, folders)
-        layers = [read_layer(path) for path in _existing(folders, [DEFAULT])]
-        bare = len(layers)
-        layers += [read_layer(path) for path in paths]
-        if not layers:
+        bare = [read_layer(path) for path in _existing(folders, [DEFAULT])]
+        package = [read_layer(path) for path in paths]
+        if not bare:
             raise UserError(f"no settings at {SHIPPED / DEFAULT}: install with pip install -e . in a clone")
+        said = {where: text for layer in [*bare, *package] for where, text in layer.values.items()}
+        policy = policy or said.get(("base", "policy_name"), "")
+        own = [read_layer(path) for path in _files_of_policy(policy, folders)]
+        if own and package:
+            package[0] = package[0].without("policy")
         self.keys: dict[tuple[str, str], Key] = {}
-        for number, layer in enumerate(layers):
-            self._put(layer, may_add=number == bare)
+        for layers, may_add in ((bare, False), (own, True), (package, True)):
+            for number, layer in enumerate(layers):
+                self._put(layer, may_add and number == 0)
         if self.env is not None:
             self._set("base", "env_name", self.env)
 
     def _put(self, layer: Layer, may_add: bool) -> None:
-        """Lay a file over those before it; a package's first file lists its [env], [policy] and [rnn]."""
+        """Lay a file over those before it; the first of a package, or of a policy, lists its arguments."""
         hints = {section: get_type_hints(kind) for section, kind in FIXED.items()}
         for (section, key), text in layer.values.items():
             if section == "sweep" or section.startswith("sweep."):  # PufferLib's, which nothing here reads
@@ -198,6 +211,12 @@ def _files_of(env: str, folders: list[Path]) -> tuple[str, list[Path]]:
         homes += [path.relative_to(folder) for path in special or paths]
     shared = [home.parent / DEFAULT.name for home in homes if home.parent != PurePath(".")]
     return env, _existing(folders, dict.fromkeys([*shared, *homes, PurePath("local", f"{env}.ini")]))
+
+
+def _files_of_policy(policy: str, folders: list[Path]) -> list[Path]:
+    """policies/Fast.ini, the project's and the user's."""
+    listed = [path for folder in folders for path in _ini_files(folder / "policies")]
+    return [path for path in listed if path.stem == policy]
 
 
 def _existing(folders: list[Path], homes: Iterable[PurePath]) -> list[Path]:

@@ -17,7 +17,8 @@ def resolve(
     Override values are typed values or their text. Raises UserError for an unknown env or setting and for a
     value of the wrong type.
     """
-    return _settled(Schema(env, config), overrides or {})
+    overrides = overrides or {}
+    return _settled(Schema(env, config, overrides.get("base.policy_name")), overrides)
 
 
 def from_plain(
@@ -30,10 +31,12 @@ def from_plain(
     A setting that is newer than the run takes its default; an argument of [env], [policy] or [rnn] that the
     run did not have stays out.
     """
-    schema = Schema(plain["base"]["env_name"], config)
+    overrides = overrides or {}
+    policy = overrides.get("base.policy_name", plain["base"]["policy_name"])
+    schema = Schema(plain["base"]["env_name"], config, policy)
     stored = {f"{section}.{key}": None for section, key in schema.keys if section in FREE}
     stored |= {f"{section}.{key}": value for section, keys in plain.items() for key, value in keys.items()}
-    return _settled(schema, stored | dict(overrides or {}))
+    return _settled(schema, stored | dict(overrides))
 
 
 def _settled(schema: Schema, overrides: Mapping[str, Any]) -> Settings:
