@@ -40,11 +40,8 @@ def options(line):
 
 
 def settled(line):
-    """The settings that demo.py makes of it; the layout is none of them."""
-    found = options(line)
-    for name in ("--layout", "--run", "--track"):
-        found.pop(name)
-    return settings.load([word for option in found.items() for word in option]).settings
+    """The settings that demo.py makes of it."""
+    return settings.load([word for option in options(line).items() for word in option]).settings
 
 
 def refusal(line):
