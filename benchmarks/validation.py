@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,8 @@ def take(task: str, runs: Path, train_dir: Path) -> None:
 def work(task: str, train_dir: Path, passed: list[str]) -> int:
     epoch = MettaFolder(train_dir / task).latest()[0]
     words = ["--exp-name", task, "--epoch-idx", str(epoch), "--train-dir", str(train_dir), "--track", "none"]
-    return subprocess.run(["bash", str(REPO / "kcore.sh"), *words, *TASKS[task].split(), *passed]).returncode
+    command = ["bash", str(REPO / "kcore.sh"), *words, *TASKS[task].split(), *passed]
+    return subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}).returncode
 
 
 def show(train_dir: Path) -> None:

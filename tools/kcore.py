@@ -1,8 +1,12 @@
 """What kcore.sh runs: bash kcore.sh --help"""
 
+import importlib.util
 import sys
 
-from pufferlib_kcore.environments.quiet import ignore_pynvml
+if importlib.util.find_spec("pufferlib") is None:
+    sys.exit("kcore: PufferLib is not installed in this Python: make setup, or name another with PYTHON=..")
+
+from pufferlib_kcore.environments.quiet import ignore_pynvml  # noqa: E402
 
 ignore_pynvml()
 
