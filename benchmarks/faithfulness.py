@@ -382,7 +382,9 @@ def table(rows: list[dict], task: str, key: str) -> list[str]:
         for size in SIZES:
             row = next((r for r in rows if (r["task"], r["size"], r["method"]) == (task, size, method)), {})
             cell = f"{row[key]:.{4 if key == 'return' else 3}g}" if key in row else "-"
-            cells.append(f"{cell} +- {row['ci']:.2g}" if key == "return" and key in row else cell)
+            cell += f" +- {row['ci']:.2g}" if key == "return" and key in row else ""
+            fewer = "steps" in row and row["steps"] != TASKS[task][1]
+            cells.append(f"{cell} (after {row['steps']:,})" if fewer else cell)
         if any(cell != "-" for cell in cells):
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return lines
