@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"pufferlib_kcore.cli.{MODULES[args.mode]}")
         return module.run(args) or 0
     except UserError as error:
-        print(f"demo.py: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one says it
+            print(f"demo.py: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         sys.stderr.close()

@@ -23,7 +23,8 @@ from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import checkpoints, names, runs
-from pufferlib_kcore.training import reporting
+from pufferlib_kcore.training import parallel, reporting
+from pufferlib_kcore.training.parallel import ALONE, Group
 from pufferlib_kcore.training.rollout import Diverged
 from pufferlib_kcore.training.trainer import Start, Trainer
 
@@ -46,7 +47,9 @@ class Job:
 
 def run(args: Args) -> int:
     """--mode train"""
-    return fit(job_of(args), args)
+    with parallel.group(worlds.device(args.settings.train.device)) as together:
+        job = together.first(lambda: job_of(args))
+        return fit(job, args, together)
 
 
 def job_of(args: Args) -> Job:
@@ -144,8 +147,8 @@ def retraining_name(args: Args) -> str:
     return names.metta_run(names.MettaRun(source.exp_id, epoch, role, setting))
 
 
-def fit(job: Job, args: Args) -> int:
-    """Train a job to its end.  -> exit status"""
+def fit(job: Job, args: Args, together: Group = ALONE) -> int:
+    """Train a job to its end, in this process or together with others.  -> exit status"""
     settings, t = job.settings, job.settings.train
     env_name = worlds.env_name(settings)
     if job.start.agent_steps >= t.total_timesteps:
@@ -156,7 +159,7 @@ def fit(job: Job, args: Args) -> int:
     device = worlds.device(t.device)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_signals())
-        world = worlds.open_world(settings, args.vec)
+        world = worlds.open_world(settings, args.vec, together)
         stack.callback(world.vec.close)
         if job.spec is not None:
             world.check(job.spec, str(job.run.path if job.run else job.root))
@@ -165,9 +168,10 @@ def fit(job: Job, args: Args) -> int:
         torch.backends.cudnn.deterministic = t.torch_deterministic
         policy = (job.policy if job.policy is not None else build(spec)).to(device)
         worlds.share_threads(settings, world, policy)
-        run = job.run or job.layout.create(job.root, env_name, job.name)
-        stack.enter_context(run.lock())
-        run.truncate_metrics(job.start.epoch)
+        run = together.first(lambda: job.run or job.layout.create(job.root, env_name, job.name))
+        if together.leads:
+            stack.enter_context(run.lock())
+            run.truncate_metrics(job.start.epoch)
         about = store.provenance()
         config = {
             "settings": settings.to_plain(),
@@ -176,7 +180,8 @@ def fit(job: Job, args: Args) -> int:
             "collapse": job.collapse,
             **about,
         }
-        run.write_config(config)
+        if together.leads:
+            run.write_config(config)
         facts = {
             "policy": spec,
             "env": {"name": env_name, "package": settings.base.package, "kwargs": dict(settings.env)},
@@ -184,7 +189,11 @@ def fit(job: Job, args: Args) -> int:
             "git_commit": about["git_commit"],
             "collapse": job.collapse,
         }
-        trainer = Trainer(policy, world.vec, run, t, t.seed, facts, job.start, (), (settings.collapse.epoch,))
+        epochs = (settings.collapse.epoch,)
+        trainer = Trainer(policy, world.vec, run, t, t.seed, facts, job.start, (), epochs, together)
+        if not together.leads:
+            trainer.fit(stop)
+            return 0
         header = header_line(run, world, trainer, job.collapse)
         trainer.reporters, close = reporting.reporter(
             run.path / job.log_name, header, t.total_timesteps, trainer.clock

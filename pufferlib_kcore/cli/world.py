@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pufferlib_kcore.policies import space_to_plain, spec_from
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import Run
+from pufferlib_kcore.training.parallel import ALONE, Group
 
 SMALL = 200_000  # parameters
 
@@ -82,11 +84,14 @@ def creator(settings: Settings, **more: Any):
     return environments.make_creator(env_name(settings), settings.base.package, **{**settings.env, **more})
 
 
-def open_world(settings: Settings, backend: str) -> World:
-    """Start the environments."""
+def open_world(settings: Settings, backend: str, together: Group = ALONE) -> World:
+    """Start the environments, of a group's its part."""
     t = settings.train
-    plan = cores.share_cores(t.num_workers, t.num_envs, t.env_batch_size)
-    vec = vector.make(creator(settings), backend, t.num_envs, plan.workers, plan.env_batch_size, t.seed)
+    envs = together.part(t.num_envs, "num_envs")
+    own = None if together.size == 1 else max(1, cores.available_cores() // together.here)
+    groups = None if t.env_batch_size is None else max(1, t.env_batch_size // together.size)
+    plan = cores.share_cores(t.num_workers, envs, groups, own)
+    vec = vector.make(creator(settings), backend, envs, plan.workers, plan.env_batch_size, t.seed)
     return World(vec, plan, backend)
 
 
@@ -98,9 +103,11 @@ def share_threads(settings: Settings, world: World, policy: nn.Module) -> None:
 
 
 def device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one."""
+    """`auto` is the GPU where there is one; each of the processes that torchrun started takes its own."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         found = torch.device(name)
         torch.empty(0, device=found)

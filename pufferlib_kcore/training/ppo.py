@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pufferlib_kcore.training import actions as act
 from pufferlib_kcore.training.clock import Clock
+from pufferlib_kcore.training.parallel import ALONE, Group, normalized
 from pufferlib_kcore.training.rollout import Diverged, Experience
 from pufferlib_kcore.training.unroll import unroll
 
@@ -36,15 +37,18 @@ class Objective:
         old_value: Tensor,
         advantage: Tensor,
         returns: Tensor,
+        together: Group = ALONE,
     ) -> tuple[Tensor, Tensor]:
         """All (M,), dummy steps already left out.  -> scalar loss, and LOSSES stacked (6,), detached
+
+        together: the processes that share the minibatch, over all of whose steps advantages are normalized.
 
         approx_kl is the k3 estimator of Schulman's note, mean of (ratio - 1) - log ratio.
         """
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()
         if self.norm_adv:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            advantage = normalized(advantage, together)
         clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
         policy_loss = torch.max(-advantage * ratio, -advantage * clipped).mean()
 
@@ -85,7 +89,9 @@ class Learner:
         generator: torch.Generator,
         clock: Clock,
         autocast,
+        together: Group = ALONE,
     ):
+        self.together = together
         self.policy, self.optimizer, self.objective = policy, optimizer, objective
         self.rows, self.bptt, self.update_epochs = minibatch_size // bptt, bptt, update_epochs
         self.gamma, self.gae_lambda = gamma, gae_lambda
@@ -141,22 +147,36 @@ class Learner:
             batch = {name: column[rows].to(self.device) for name, column in columns.items()}
             state = None if states is None else tuple(s[:, rows].to(self.device) for s in states)
             keep = batch["valid"].flatten()
-            old = [batch[name].flatten()[keep] for name in ("log_prob", "value", "advantage", "returns")]
-            if len(old[0]) < 2:
+            names = ("log_prob", "value", "advantage", "returns")
+            old_log_prob, old_value, advantage, returns = (batch[name].flatten()[keep] for name in names)
+            own = len(advantage)
+            count, empty = self.together.total(torch.tensor([own, not own], dtype=torch.float32)).tolist()
+            if count < 2 or empty:
                 return torch.zeros(len(LOSSES))
+            share = own * self.together.size / count  # 1, but for dummy steps
         with self.clock("train_forward"):
             with self.autocast():
                 output, value = unroll(self.policy, batch["obs"], state, batch["starts"])
             log_prob, entropy = act.score(output, batch["actions"].flatten(0, 1))
-            loss, terms = self.objective.loss(log_prob[keep], entropy[keep], value[keep], *old)
+            loss, terms = self.objective.loss(
+                log_prob[keep],
+                entropy[keep],
+                value[keep],
+                old_log_prob,
+                old_value,
+                advantage,
+                returns,
+                self.together,
+            )
         with self.clock("learn"):
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            (loss * share).backward()
+            self.together.average_gradients(self.policy)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             if not math.isfinite(float(norm)) or not math.isfinite(float(loss.detach())):
                 raise Diverged(f"the loss is {float(loss.detach())} and the gradient's norm {float(norm)}")
             self.optimizer.step()
-        return terms.cpu()
+        return self.together.total(terms.cpu() * share) / self.together.size
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:

@@ -16,6 +16,7 @@ from torch import nn
 from pufferlib_kcore.store import checkpoints
 from pufferlib_kcore.training import precision
 from pufferlib_kcore.training.clock import Clock
+from pufferlib_kcore.training.parallel import ALONE, Group, lists
 from pufferlib_kcore.training.ppo import Learner, Objective
 from pufferlib_kcore.training.rollout import Collector, Diverged, Episodes, Interrupted
 from pufferlib_kcore.training.unroll import is_recurrent
@@ -51,11 +52,12 @@ class Trainer:
     start: Start = field(default_factory=Start)
     reporters: Iterable[Reporter] = ()
     collapse_epochs: tuple[int, ...] = (50,)
+    together: Group = ALONE  # vec is this process's part of the environments
 
     def __post_init__(self) -> None:
         t = self.train
         self.steps = (
-            t.batch_size // self.vec.num_envs
+            self.together.part(t.batch_size, "batch_size", t.bptt_horizon) // self.vec.num_envs
         )  # of each environment and epoch; the settings see that it fits
         self.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
         if t.compile:
@@ -64,11 +66,14 @@ class Trainer:
         self.precision = precision.resolve(t.precision, self.policy, device)
         autocast = precision.autocast(self.precision, device)
         self.clock, self.generator = Clock(), torch.Generator().manual_seed(self.seed)
+        self.together.same_weights(self.policy)
         self.optimizer = make_optimizer(self.policy, t.learning_rate)
         if self.start.optimizer is not None:
             load_optimizer(self.optimizer, self.start.optimizer)
         if self.start.rng is not None:
             set_rng(self.start.rng, self.generator)
+        if not self.together.leads:  # each draws other actions and minibatches
+            self.generator.manual_seed(hash((self.seed, self.start.agent_steps, self.together.rank)))
         self.epoch, self.agent_steps, self.seconds = self.start.epoch, self.start.agent_steps, 0.0
         self.collector = Collector(
             self.vec, self.policy, self.steps, t.bptt_horizon, self.generator, self.clock, autocast
@@ -84,7 +89,7 @@ class Trainer:
                 ent_coef=t.ent_coef,
                 norm_adv=t.norm_adv,
             ),
-            minibatch_size=t.minibatch_size,
+            minibatch_size=self.together.part(t.minibatch_size, "minibatch_size", t.bptt_horizon),
             bptt=t.bptt_horizon,
             update_epochs=t.update_epochs,
             gamma=t.gamma,
@@ -94,6 +99,7 @@ class Trainer:
             generator=self.generator,
             clock=self.clock,
             autocast=autocast,
+            together=self.together,
         )
 
     def fit(self, stop: Callable[[], bool] = lambda: False) -> bool:
@@ -102,12 +108,14 @@ class Trainer:
         Raises ppo.Diverged when a loss is not finite: checkpoints written before stay as they are.
         """
         started, saved = time.perf_counter(), self.epoch
-        self.vec.reset(self.seed + self.agent_steps)  # a resumed run plays new episodes
-        while self.agent_steps < self.train.total_timesteps and not stop():
+        first = self.together.rank * self.vec.num_envs
+        self.vec.reset(self.seed + self.agent_steps + first)  # a resumed run plays new episodes
+        alone = self.together.size == 1  # together, all stop after the same epoch
+        while self.agent_steps < self.train.total_timesteps and not self.together.any(stop()):
             began = time.perf_counter()
             self._set_learning_rate()
             try:
-                data, episodes = self.collector.collect(stop)
+                data, episodes = self.collector.collect(stop if alone else lambda: False)
             except Interrupted:
                 break
             except Diverged:
@@ -118,7 +126,7 @@ class Trainer:
                 raise
             losses = self.learner.update(data)
             self.epoch += 1
-            steps = data.rewards.shape[0] * self.steps
+            steps = data.rewards.shape[0] * self.steps * self.together.size
             self.agent_steps += steps
             now = time.perf_counter()
             self.seconds = now - started
@@ -126,12 +134,14 @@ class Trainer:
             if self.epoch % self.train.checkpoint_interval == 0:
                 self.save()
                 saved = self.epoch
-        if saved != self.epoch or self.run.latest() is None:
+        if saved != self.epoch:
             self.save()
         return self.agent_steps >= self.train.total_timesteps
 
     def save(self) -> None:
         """Write model_<epoch>.pt, and beside it the optimizer, schedule and random numbers."""
+        if not self.together.leads:
+            return
         state = {
             "format": "pufferlib_kcore.state",
             "version": 1,
@@ -167,6 +177,9 @@ class Trainer:
             group["lr"] = lr
 
     def _report(self, losses: dict[str, float], episodes: Episodes, sps: float, uptime: float) -> None:
+        lists(episodes, self.together)
+        if not self.together.leads:
+            return
         record = {
             "epoch": self.epoch,
             "agent_steps": self.agent_steps,

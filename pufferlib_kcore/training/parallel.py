@@ -1,0 +1,135 @@
+"""Parallel: one training in several processes that torchrun starts; each has a part of the environments.
+
+Gradients are averaged over all steps of a minibatch, wherever they were taken, and advantages normalized over
+all of them, so that so many processes learn what one would learn from the same global batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pufferlib_kcore.errors import UserError
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a training. Alone, nothing is exchanged."""
+
+    rank: int = 0
+    size: int = 1
+    here: int = 1  # of them, on this machine
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over all processes."""
+        if self.size > 1:
+            x = x.clone()
+            dist.all_reduce(x)
+        return x
+
+    def average_gradients(self, policy: nn.Module) -> None:
+        """Each gradient becomes its mean over the processes, in one exchange."""
+        if self.size > 1:
+            gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+            flat = torch.cat([g.flatten() for g in gradients])
+            dist.all_reduce(flat)
+            for gradient, part in zip(
+                gradients, (flat / self.size).split([g.numel() for g in gradients]), strict=True
+            ):
+                gradient.copy_(part.view_as(gradient))
+
+    def any(self, said: bool) -> bool:
+        """Whether one of the processes says so."""
+        return bool(self.total(torch.tensor(float(said))).item()) if self.size > 1 else said
+
+    def joined(self, values: list) -> list:
+        """The lists of all processes, one after the other."""
+        if self.size == 1:
+            return values
+        found: list = [None] * self.size
+        dist.all_gather_object(found, values)
+        return [value for part in found for value in part]
+
+    def first(self, make: Callable[[], Found]) -> Found:
+        """What the first process makes, given to all; where that is a user's mistake, all end."""
+        if self.size == 1:
+            return make()
+        box: list[Any] = [None, None]
+        error: BaseException | None = None
+        if self.leads:
+            try:
+                box[0] = make()
+            except BaseException as raised:
+                box[1], error = True, raised
+        dist.broadcast_object_list(box)
+        if error is not None:
+            raise error
+        if box[1]:
+            raise SystemExit(0)  # the first one says what it was
+        return box[0]
+
+    def same_weights(self, policy: nn.Module) -> None:
+        """All take the first one's parameters and buffers."""
+        if self.size > 1:
+            for tensor in (*policy.parameters(), *policy.buffers()):
+                dist.broadcast(tensor.data, 0)
+
+    def part(self, whole: int, name: str, of: int = 1) -> int:
+        """This process's part of a number, a multiple of `of`.  Raises UserError"""
+        if whole % (self.size * of):
+            near = max(1, round(whole / (self.size * of))) * self.size * of
+            raise UserError(
+                f"train.{name} = {whole} cannot be shared by {self.size} processes: try "
+                f"--train.{name.replace('_', '-')} {near}"
+            )
+        return whole // self.size
+
+
+ALONE = Group()
+
+
+@contextmanager
+def group(device: torch.device) -> Iterator[Group]:
+    """The group that torchrun has put this process into (RANK, WORLD_SIZE), else it alone."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size == 1 or "RANK" not in os.environ:
+        yield ALONE
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Group(dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+    finally:
+        dist.destroy_process_group()
+
+
+def normalized(x: Tensor, together: Group) -> Tensor:
+    """x, (M,), to mean 0 and standard deviation 1 over the steps of all processes."""
+    if together.size == 1:
+        return (x - x.mean()) / (x.std() + 1e-8)
+    count, total = together.total(torch.stack([torch.tensor(float(len(x)), device=x.device), x.sum()]))
+    squares = together.total(((x - total / count) ** 2).sum())
+    return (x - total / count) / ((squares / (count - 1)).sqrt() + 1e-8)
+
+
+def lists(episodes: Any, together: Group) -> None:
+    """Put the episodes of all processes into each one's record.  Edits `episodes`"""
+    episodes.returns = together.joined(episodes.returns)
+    episodes.lengths = together.joined(episodes.lengths)
+    keys: Iterable[str] = dict.fromkeys(together.joined(sorted(episodes.other)))
+    episodes.other = {key: together.joined(episodes.other.get(key, [])) for key in keys}

@@ -1,0 +1,139 @@
+"""Training in several processes: what they learn is what one learns from all of their steps."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from worlds import Clock, Countdown, tiny_policy
+
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.store import Run
+from pufferlib_kcore.training.parallel import ALONE, Group
+from pufferlib_kcore.training.ppo import Learner, Objective
+from pufferlib_kcore.training.rollout import Collector, Experience
+
+REPO = Path(__file__).resolve().parents[2]
+ENVS, STEPS = 8, 8
+
+
+def experience():
+    """A policy, and a rollout of it with dummy steps that two processes do not share evenly."""
+    vec = Countdown([3, 3, 3, 4, 20, 20, 9, 20])
+    policy = tiny_policy(vec)
+    vec.reset(0)
+    generator = torch.Generator().manual_seed(0)
+    data = Collector(vec, policy, STEPS, 4, generator, Clock(), contextlib.nullcontext).collect()[0]
+    return policy, data
+
+
+def updated(policy, data, together):
+    learner = Learner(
+        policy,
+        torch.optim.SGD(policy.parameters(), lr=0.5),
+        Objective(),
+        minibatch_size=ENVS * STEPS // together.size,
+        bptt=4,
+        update_epochs=2,
+        gamma=0.9,
+        gae_lambda=0.8,
+        max_grad_norm=0.5,
+        target_kl=None,
+        generator=torch.Generator().manual_seed(together.rank),
+        clock=Clock(),
+        autocast=contextlib.nullcontext,
+        together=together,
+    )
+    losses = learner.update(data)
+    return [p.detach() for p in policy.parameters()], losses
+
+
+def part_of(data: Experience, rank: int, size: int) -> Experience:
+    """The environments of one process."""
+    rows = slice(rank * ENVS // size, (rank + 1) * ENVS // size)
+    own = {
+        f.name: getattr(data, f.name)[:, rows] if f.name.startswith("state_") else getattr(data, f.name)[rows]
+        for f in fields(data)
+    }
+    return replace(data, **own)
+
+
+def one_of_two(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    policy, data = experience()
+    together = Group(rank, 2, 2)
+    parameters, losses = updated(policy, part_of(data, rank, 2), together)
+    torch.save((parameters, losses), f"{folder}/{rank}.pt")
+    assert together.any(rank == 1) and not together.any(False)
+    assert together.joined([rank]) == [0, 1]
+    assert together.first(lambda: ["made by", rank]) == ["made by", 0]
+    dist.destroy_process_group()
+
+
+def test_two_processes_learn_what_one_learns_from_all_steps(tmp_path):
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    policy, data = experience()
+    counts = [int(part_of(data, rank, 2).valid.sum()) for rank in range(2)]
+    assert counts[0] != counts[1]
+    before = [p.detach().clone() for p in policy.parameters()]
+    alone, losses = updated(policy, data, ALONE)
+    for rank in range(2):
+        parameters, said = torch.load(tmp_path / f"{rank}.pt")
+        for start, one, two in zip(before, alone, parameters, strict=True):
+            assert torch.allclose(one, two, rtol=0, atol=1e-6)
+            assert not torch.equal(start, one)
+        for name in ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac"):
+            assert said[name] == pytest.approx(losses[name], abs=1e-5)
+
+
+def test_what_cannot_be_shared_is_one_sentence():
+    assert Group(0, 2).part(8, "num_envs") == 4
+    with pytest.raises(
+        UserError, match="num_envs = 7 cannot be shared by 2 processes: try --train.num-envs 8"
+    ):
+        Group(0, 2).part(7, "num_envs")
+
+
+def torchrun(folder, *words, status=0):
+    small = "--mode train --vec serial --env cartpole --base.rnn-name Recurrent --train.num-envs 4 "
+    small += "--train.batch-size 256 --train.minibatch-size 128 --train.bptt-horizon 8 "
+    small += "--train.checkpoint-interval 2 --exp-id base"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*command, str(REPO / "demo.py"), *small.split(), *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert (done.returncode == 0) == (status == 0), done.stderr
+    return done
+
+
+def test_torchrun_trains_one_run_and_resumes_it(tmp_path):
+    torchrun(tmp_path, "--train.total-timesteps", "1024")
+    run = Run.open(tmp_path / "experiments/base")
+    assert [path.name for path in (tmp_path / "experiments").iterdir()] == ["base"]
+    first = run.metrics()
+    assert [(r["epoch"], r["agent_steps"]) for r in first] == [(i, 256 * i) for i in (1, 2, 3, 4)]
+    torchrun(tmp_path, "--train.total-timesteps", "1536")
+    assert [r["epoch"] for r in run.metrics()] == [1, 2, 3, 4, 5, 6]
+    assert run.metrics()[:4] == first
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["settings"]["train"]["num_envs"] == 4
+    # one process goes on with what two began
+    alone = "--mode train --vec serial --exp-id base --train.total-timesteps 2048".split()
+    subprocess.run([sys.executable, REPO / "demo.py", *alone], cwd=tmp_path, check=True, capture_output=True)
+    assert run.latest()[0] == 8
+
+
+def test_torchrun_tells_a_mistake_once(tmp_path):
+    done = torchrun(tmp_path, "--train.batch-size", "192", "--train.minibatch-size", "24", status=1)
+    assert done.stderr.count("demo.py: ") == 1, done.stderr
