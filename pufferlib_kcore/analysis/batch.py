@@ -18,7 +18,8 @@ STYLE = """
 body { max-width: 1240px; overflow-wrap: anywhere; }
 li { margin: 0 0 .5rem; } ul { padding-left: 1.2rem; }
 .scroll { margin: 0 0 1rem; }
-.scroll img { display: block; width: auto; max-width: 100%; min-width: 640px; }
+.scroll img { display: block; width: auto; max-width: 100%; }
+@media (max-width: 700px) { .scroll img { max-width: none; } }
 td, th { white-space: nowrap; overflow-wrap: normal; }
 .long { display: block; white-space: normal; min-width: 16rem; }
 .failed { color: #a4161a; font-weight: 600; } .failed::before { content: "\\2717\\00a0"; }
