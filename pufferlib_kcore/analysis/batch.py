@@ -91,6 +91,13 @@ def write(
     for name, table in tables.items():
         if table:
             atomic.write(folder / f"{name}.csv", table.csv())
+    written = {
+        *(name for sheet in figures.values() for name in sheet),
+        *(f"{n}.csv" for n, t in tables.items() if t),
+    }
+    for path in folder.iterdir():  # of a report that had more to show
+        if path.suffix in (".png", ".csv") and path.name not in written:
+            path.unlink()
     body = _body(title, runs, groups, figures, about, folder)
     return atomic.write(folder / "index.html", report.document(title, body, STYLE).encode())
 
