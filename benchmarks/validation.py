@@ -13,6 +13,7 @@ falls to 0 at the new end), except scratch-full, which has all steps from the fi
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shutil
@@ -61,8 +62,46 @@ def work(task: str, train_dir: Path, passed: list[str]) -> int:
     return subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}).returncode
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def summary(task: str, report: Path, command: str) -> list[str]:
+    """A Markdown table: a row a size, a column a kind."""
+    finals, better = read(report / "finals.csv"), read(report / "improvements.csv")
+    kinds = list(dict.fromkeys(row["kind"] for row in finals if row["seeds"] != "0"))
+    lines = [f"## {task}", "", f"`{command}`", ""]
+    lines += [f"| kept | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
+    for setting in dict.fromkeys(row["setting"] for row in finals):
+        rows = {row["kind"]: row for row in finals if row["setting"] == setting}
+        cells = [
+            f"{float(r['iqm']):.4g} [{float(r['low']):.4g}, {float(r['high']):.4g}], n={r['seeds']}"
+            for r in (rows[kind] for kind in kinds)
+        ]
+        lines.append(f"| {float(rows['collapsed']['kept']):.1%} | {' | '.join(cells)} |")
+    lines += ["", "Probability that a collapsed run ends higher, with its 95% interval:", ""]
+    others = [kind for kind in kinds if kind != "collapsed"]
+    lines += [f"| setting | {' | '.join(others)} |", "|---|" + "---|" * len(others)]
+    for setting in dict.fromkeys(row["setting"] for row in better):
+        rows = {row["over"]: row for row in better if row["setting"] == setting}
+        cells = [
+            f"{float(r['probability']):.2f} [{float(r['low']):.2f}, {float(r['high']):.2f}]"
+            for r in (rows[kind] for kind in others)
+        ]
+        lines.append(f"| {setting} | {' | '.join(cells)} |")
+    return [*lines, "", f"![returns]({task}/returns.png)", ""]
+
+
 def show(train_dir: Path) -> None:
-    """Copy the reports' tables and figures."""
+    """Copy the reports' tables and figures, and put the final returns into one page."""
+    lines = [
+        "# Validation",
+        "",
+        "Made by `benchmarks/validation.py`, one trained policy a task. Final return: mean over the last "
+        "tenth of the epochs; interquartile mean over seeds of the retraining [95% bootstrap interval].",
+        "",
+    ]
     for task in TASKS:
         report = train_dir / f"{task}_kcore/report"
         if not report.is_dir():
@@ -72,7 +111,9 @@ def show(train_dir: Path) -> None:
             if path.suffix in (".csv", ".png"):
                 shutil.copyfile(path, OUT / task / path.name)
         said = json.loads((train_dir / f"{task}_kcore/batch.json").read_text())
-        print(f"{task}: {said['command']}")
+        lines += summary(task, report, said["command"].replace(f"{train_dir}", "train_dir"))
+    (OUT / "results.md").write_text("\n".join(lines))
+    print("\n".join(lines))
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def history(task: Task) -> dict[str, Any]:
     """Fibers of each space over the run's checkpoints, at its own thresholds, else at 0.3."""
     kinds = ("linear", "cnn", "lstm", "critic")
     thresholds = dict(zip(kinds, task.setting, strict=True)) if len(task.setting) == 4 else 0.3
-    return fibers_over_time(task.folder, thresholds)
+    return fibers_over_time(task.folder, thresholds, processes=1)  # to start more takes longer than that
 
 
 def sweep(restored: Restored) -> list[tuple[float, float]]:
