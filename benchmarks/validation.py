@@ -32,9 +32,10 @@ TASKS = {  # name: arguments of kcore.sh
     "cartpole": f"{SMALL} --seeds 1 2 3 4 5 --train.total-timesteps 245760",
     "memory_cue": f"{SMALL} --seeds 1 2 3 4 5 --train.total-timesteps 245760",
     "half_cheetah": "--target-params 0.2 0.1 0.05 --kinds original collapsed ablated scratch --vec serial "
-    "--seeds 1 2 3 4 5 --train.total-timesteps 1105920",
-    "pong": "--target-params 0.2 0.1 --kinds original collapsed ablated scratch "
-    "--seeds 1 2 --train.total-timesteps 3102720",
+    "--seeds 1 2 3 --train.total-timesteps 1105920",
+    # the rate of the schedule going on is 1e-4 at first, a fifth of that of the training, and falls to 0
+    "pong": "--target-params 0.2 --kinds original collapsed ablated scratch "
+    "--seeds 1 2 --train.total-timesteps 3051520 --train.learning-rate 6e-3",
 }
 
 
