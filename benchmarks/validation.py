@@ -33,8 +33,8 @@ TASKS = {  # name: arguments of kcore.sh
     "memory_cue": f"{SMALL} --seeds 1 2 3 4 5 --train.total-timesteps 245760",
     "half_cheetah": "--target-params 0.2 0.1 0.05 --kinds original collapsed ablated scratch --vec serial "
     "--seeds 1 2 3 --train.total-timesteps 1105920",
-    "half_cheetah_distilled": "--target-params 0.2 0.1 0.05 --kinds original collapsed --vec serial --seeds 1 2 3 "
-    "--train.total-timesteps 1105920 --collapse.calibrate 16384 --collapse.distill 3000",
+    "half_cheetah_distilled": "--target-params 0.2 0.1 0.05 --kinds original collapsed --vec serial "
+    "--seeds 1 2 3 --train.total-timesteps 1105920 --collapse.calibrate 16384 --collapse.distill 3000",
     # the rate of the schedule going on is 1e-4 at first, a fifth of that of the training, and falls to 0
     "pong": "--target-params 0.2 --kinds original collapsed ablated scratch "
     "--seeds 1 2 --train.total-timesteps 3051520 --train.learning-rate 6e-3",
