@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import shutil
 import subprocess
@@ -111,10 +110,12 @@ def show(train_dir: Path) -> None:
             continue
         (OUT / task).mkdir(parents=True, exist_ok=True)
         for path in sorted(report.iterdir()):
-            if path.suffix in (".csv", ".png"):
+            if path.suffix == ".png":
                 shutil.copyfile(path, OUT / task / path.name)
-        said = json.loads((train_dir / f"{task}_kcore/batch.json").read_text())
-        lines += summary(task, report, said["command"].replace(f"{train_dir}", "train_dir"))
+            elif path.suffix == ".csv":
+                (OUT / task / path.name).write_text(path.read_text().replace(str(train_dir), "train_dir"))
+        epoch = MettaFolder(train_dir / task).latest()[0]
+        lines += summary(task, report, f"bash kcore.sh --exp-name {task} --epoch-idx {epoch} {TASKS[task]}")
     (OUT / "results.md").write_text("\n".join(lines))
     print("\n".join(lines))
 
