@@ -18,7 +18,8 @@ STYLE = """
 body { max-width: 1240px; overflow-wrap: anywhere; }
 li { margin: 0 0 .5rem; } ul { padding-left: 1.2rem; }
 .scroll { margin: 0 0 1rem; }
-.scroll img { display: block; width: auto; max-width: 100%; min-width: 640px; }
+.scroll img { display: block; width: auto; max-width: 100%; }
+@media (max-width: 700px) { .scroll img { max-width: none; } }
 td, th { white-space: nowrap; overflow-wrap: normal; }
 .long { display: block; white-space: normal; min-width: 16rem; }
 .failed { color: #a4161a; font-weight: 600; } .failed::before { content: "\\2717\\00a0"; }
@@ -90,6 +91,13 @@ def write(
     for name, table in tables.items():
         if table:
             atomic.write(folder / f"{name}.csv", table.csv())
+    written = {
+        *(name for sheet in figures.values() for name in sheet),
+        *(f"{n}.csv" for n, t in tables.items() if t),
+    }
+    for path in folder.iterdir():  # of a report that had more to show
+        if path.suffix in (".png", ".csv") and path.name not in written:
+            path.unlink()
     body = _body(title, runs, groups, figures, about, folder)
     return atomic.write(folder / "index.html", report.document(title, body, STYLE).encode())
 

@@ -20,12 +20,26 @@ from pufferlib_kcore.cli import FULL, launch
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.cli.launch import Command, Outcome
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.settings import Args
 from pufferlib_kcore.settings.layers import unknown
 from pufferlib_kcore.store import MettaFolder, atomic, metta, names
 from pufferlib_kcore.store.lock import locked
 
 KINDS = names.METTA_ROLE_OF
+OF_THE_MACHINE = ("data_dir", "threads", "num_workers", "env_batch_size", "device", "keep_state", "epoch")
+PASSED = ("--vec", "--wandb-project", "--wandb-entity", "--config", "--trust-checkpoint")
+INSTEAD = {  # options of demo.py that the grid sets
+    **{f"--collapse.{kind}": f"--{kind}-thr" for kind in ("linear", "cnn", "lstm", "critic")},
+    **dict.fromkeys(
+        ("--collapse", "--collapse.threshold"), "--linear-thr, --cnn-thr, --lstm-thr, --critic-thr"
+    ),
+    **dict.fromkeys(("--collapse-epoch", "--collapse.epoch"), "--epoch-idx"),
+    **dict.fromkeys(("--collapse.target-params", "--collapse.max-kl"), "--target-params"),
+    **dict.fromkeys(("--seed", "--train.seed"), "--seeds"),
+    **dict.fromkeys(("--run", "--exp-id", "--resume"), "--exp-name"),
+    **dict.fromkeys(("--control", "--mode", "--layout"), "--kinds"),
+    "--train.data-dir": "--train-dir",
+    "--wandb-group": "--exp-name",
+}
 THRESHOLDS = {"linear": 0.7, "cnn": 0.5, "lstm": 1.0, "critic": 0.8}
 
 
@@ -58,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """-> 0 when all runs are done, 1 when one failed or was stopped, 2 for a user's mistake"""
     try:
         return run(*parsed(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        launch.stop()
+        print("kcore: stopped; the same command goes on where this one was", file=sys.stderr)
+        return 1
     except UserError as error:
         print(f"kcore: {error}", file=sys.stderr)
         return 2
@@ -70,8 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(given: argparse.Namespace, passed: list[str]) -> int:
     """Work the grid off, then write its report."""
-    tasks = grid(given, passed)
+    signal.signal(signal.SIGTERM, _interrupted)
     folder = Path(given.train_dir) / (given.batch or "+".join(given.exp_name) + "_kcore")
+    if MettaFolder(folder).exists():
+        raise UserError(f"{folder} is a run: name another --batch")
+    tasks = grid(given, passed)
     logs = folder / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
@@ -80,21 +101,16 @@ def run(given: argparse.Namespace, passed: list[str]) -> int:
     with locked(folder, "wait until it ends, or name another --batch"):
         said = {"command": f"bash kcore.sh {shlex.join(sys.argv[1:])}", "passed": passed, **vars(given)}
         atomic.write(folder / "batch.json", (json.dumps(said, indent=2) + "\n").encode())
-        signal.signal(signal.SIGTERM, _interrupted)
-        try:
-            failed = work(tasks, given, passed, logs)
-        except KeyboardInterrupt:
-            launch.stop()
-            print("kcore: stopped; the same command goes on where this one was", file=sys.stderr)
-            return 1
+        failed = work(tasks, given, logs)
         try:
             from pufferlib_kcore.cli import batch_report
 
-            print(batch_report.write(folder, tasks, failed, said["command"]))
+            others = found_beside(tasks, Path(given.train_dir))
+            print(batch_report.write(folder, [*tasks, *others], failed, said["command"]))
         except UserError as error:
             print(f"kcore: no report: {error}", file=sys.stderr)
             return 1
-    return 1 if any(not task.is_done() for task in tasks) else 0
+    return 1 if failed or any(not task.is_done() for task in tasks) else 0
 
 
 # --- the grid -----------------------------------------------------------------------------------
@@ -107,12 +123,16 @@ def grid(given: argparse.Namespace, passed: list[str]) -> list[Task]:
     settings = targets or list(product(*(getattr(given, f"{kind}_thr") for kind in THRESHOLDS)))
     for exp in given.exp_name:
         source = metta.find(given.train_dir, exp)
+        if not source.config():
+            passed = ["--env", given.env, *passed] if given.env else passed
         if given.env is not None and source.env not in (given.env, None):
             raise UserError(f"{source.path} was trained on {source.env}, not on --env {given.env}")
         for asked in given.epoch_idx:
             epoch, path = source.nearest(asked)
             if epoch != asked:
                 print(f"{exp}: no checkpoint of epoch {asked}, the nearest is {epoch}", flush=True)
+            if not source.state_path(epoch).is_file():
+                print(f"{exp}: no {source.state_path(epoch).name}: the optimizer starts cold", flush=True)
             for kind, seed in product(given.kinds, given.seeds or [None]):
                 for setting in [()] if kind == "original" else settings:
                     task = task_of(given, passed, source, epoch, path, kind, setting, seed)
@@ -136,15 +156,16 @@ def task_of(
     from_ = ["--layout", "metta", "--train.data-dir", given.train_dir, "--exp-id", source.exp_id]
     from_ += ["--collapse-epoch", str(epoch)]
     if len(setting) == 1:
-        collapse = [*from_, "--collapse", "auto", "--collapse.target-params", f"{setting[0]:g}"]
+        collapse = [*from_, "--collapse", "auto", "--collapse.target-params", names.decimal(setting[0])]
     else:
         by_kind = zip(THRESHOLDS, setting, strict=False)
-        collapse = from_ + [w for kind, t in by_kind for w in (f"--collapse.{kind}", f"{t:g}")]
+        collapse = from_ + [w for kind, t in by_kind for w in (f"--collapse.{kind}", names.decimal(t))]
     words = [*collapse, "--run", name, "--track", given.track, "--wandb-group", source.exp_id, *passed]
     words += [] if kind == "collapsed" else ["--control", kind]
     words += [] if seed is None else ["--seed", str(seed)]
     args = settings_room.load(["--mode", "train", *words])
-    steps = settings_of(args, source).train.total_timesteps
+    settings = worlds.stored_settings(source, args)
+    steps = settings.train.total_timesteps
     checkpoint = names.parse_metta_checkpoint(path.name)
     if checkpoint is not None and checkpoint.agent_steps >= steps:
         raise UserError(
@@ -154,13 +175,42 @@ def task_of(
         )
     chosen = tuple([*collapse, *(w for w in _of_collapse(passed))]) if kind != "original" else ()
     folder = MettaFolder(Path(given.train_dir) / name)
+    same_as_before(folder, settings.to_plain(), ("train", "env", "collapse")[: 2 + (kind != "original")])
     return Task(
         name, source.exp_id, epoch, kind, setting, seed, chosen, ("--mode", "train", *words), folder, steps
     )
 
 
-def settings_of(args: Args, source: MettaFolder) -> settings_room.Settings:
-    return worlds.stored_settings(source, args)
+def same_as_before(folder: MettaFolder, asked: dict[str, Any], sections: Sequence[str]) -> None:
+    """Raise UserError where a run is there that was made with other settings: no mean may mix the two."""
+    made = folder.config().get("settings") if folder.checkpoints() else None
+    if not made:
+        return
+    for section in sections:
+        for key, value in asked[section].items():
+            old = made[section].get(key, value)
+            if old != value and key not in OF_THE_MACHINE:
+                raise UserError(
+                    f"{folder.path} was made with {section}.{key} = {old}, and {value} is asked for: delete "
+                    "it, or take another --train-dir"
+                )
+
+
+def found_beside(tasks: list[Task], train_dir: Path) -> list[Task]:
+    """The other retrained runs of the same experiments, of earlier batches."""
+    exps, known = {task.exp for task in tasks}, {task.name for task in tasks}
+    kinds = {role: kind for kind, role in KINDS.items()}
+    found = []
+    for path in sorted(train_dir.iterdir()):
+        name, folder = names.parse_metta_run(path.name), MettaFolder(path)
+        if name and name.experiment in exps and path.name not in known and folder.checkpoints():
+            try:
+                steps = folder.config()["settings"]["train"]["total_timesteps"]
+            except (UserError, KeyError):
+                continue
+            about = (path.name, name.experiment, name.epoch, kinds[name.role], name.setting, name.seed)
+            found.append(Task(*about, (), (), folder, steps))
+    return found
 
 
 def _of_collapse(passed: list[str]) -> list[str]:
@@ -175,7 +225,7 @@ def _of_collapse(passed: list[str]) -> list[str]:
 # --- the work -----------------------------------------------------------------------------------
 
 
-def work(tasks: list[Task], given: argparse.Namespace, passed: list[str], logs: Path) -> dict[str, str]:
+def work(tasks: list[Task], given: argparse.Namespace, logs: Path) -> dict[str, str]:
     """Collapse what is to be collapsed, then train what is not done.  -> {run: why it failed}"""
     left = [task for task in tasks if not task.is_done()]
     print(f"{len(tasks)} runs: {len(tasks) - len(left)} done before, {len(left)} to do", flush=True)
@@ -193,9 +243,11 @@ def work(tasks: list[Task], given: argparse.Namespace, passed: list[str], logs: 
         if outcome.status:
             failed |= {task.name: f"its collapse failed: {why(done, outcome)}" for task in first[done]}
     commands = {command(task.argv, task.name, logs): task for task in left if task.name not in failed}
-    for done, outcome in launch.run_all(list(commands), given.launcher, given.jobs, given.slurm):
+    for done, task in commands.items():
+        if not task.folder.checkpoints():  # what an earlier run of that name took is none of this one's
+            done.log.with_suffix(".json").unlink(missing_ok=True)
+    for done, outcome in launch.run_all(list(commands), given.launcher, given.jobs, given.slurm, remember):
         report(done, outcome)
-        remember(done.log.with_suffix(".json"), outcome)
         if outcome.status or not commands[done].is_done():
             failed[done.name] = why(done, outcome)
     return failed
@@ -222,8 +274,9 @@ def why(done: Command, outcome: Outcome) -> str:
     return lines[-1][:300] if lines else f"exit status {outcome.status}"
 
 
-def remember(path: Path, outcome: Outcome) -> None:
+def remember(done: Command, outcome: Outcome) -> None:
     """Add up time, and keep the highest memory, over the attempts at a run."""
+    path = done.log.with_suffix(".json")
     old = recalled(path)
     usage = replace(
         outcome,
@@ -287,9 +340,11 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     words = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), word) for word in argv]
     given, passed = parser.parse_known_args(words)
-    if passed and not passed[0].startswith("--"):
-        raise UserError(f"unknown argument {passed[0]!r}: bash kcore.sh --help lists all")
-    given.exp_name = _words(given.exp_name or [])
+    check_passed(passed, [name for action in parser._actions for name in action.option_strings])
+    given.exp_name = [name.rstrip("/") for name in _words(given.exp_name or [])]
+    for name in (*given.exp_name, *filter(None, [given.batch])):
+        if "/" in name or name.startswith("."):
+            raise UserError(f"{name!r} is a path: give the run's name alone, and its folder by --train-dir")
     if not given.exp_name:
         raise UserError("which run? name it, as in bash kcore.sh --exp-name t1 --epoch-idx 340")
     given.epoch_idx = [_whole("epoch_idx", word) for word in _words(given.epoch_idx)]
@@ -315,6 +370,18 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if empty:
         raise UserError(f"nothing to do: {empty[0]} is empty")
     return given, passed
+
+
+def check_passed(passed: Sequence[str], own: Sequence[str]) -> None:
+    """Raise UserError for what is no option of training, or one that the batch decides itself."""
+    options = [word.partition("=")[0] for word in passed if word.startswith("--")]
+    if passed and not passed[0].startswith("--"):
+        raise UserError(f"unknown argument {passed[0]!r}: bash kcore.sh --help lists all")
+    for option in options:
+        if option in INSTEAD:
+            raise UserError(f"{option} is the batch's to say: give {INSTEAD[option]}")
+        if "." not in option and option not in PASSED:
+            raise UserError(unknown(f"argument {option!r}", option, [*own, *PASSED]))
 
 
 def _words(texts: Sequence[str]) -> list[str]:

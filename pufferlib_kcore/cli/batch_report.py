@@ -25,20 +25,29 @@ SWEEP = [round(0.1 * i, 1) for i in range(1, 16)] + [2.0]  # thresholds
 BATCHES = (1, 64)  # observations in one forward pass
 
 
-def write(folder: Path, tasks: Sequence[Task], failed: Mapping[str, str], command: str) -> str:
-    """Make folder/report.  -> a line a run, what failed last, and where the page is"""
+def write(folder: Path, tasks: Sequence[Task], failed: dict[str, str], command: str) -> str:
+    """Make folder/report.  -> a line a run, what failed last, and where the page is
+
+    failed  run -> why; those whose files turn out to be damaged are added
+    """
     # one run a policy is measured, so that nothing is measured twice
     first = {(t.exp, t.epoch, t.kind, t.setting): t for t in reversed(tasks) if t.folder.checkpoints()}
-    costs = {key: cost(restore(t.folder.latest()[1])) for key, t in first.items()}
+    costs: dict[Any, dict[str, Any]] = {}
+    histories: dict[str, dict[str, Any]] = {}
+    for key, t in first.items():
+        try:
+            costs[key] = cost(restore(t.folder.latest()[1]))
+            if t.kind in ("original", "collapsed"):
+                histories[t.name] = history(t)
+        except UserError as error:  # a damaged file is its run's failure, and no other's
+            failed[t.name] = str(error)
     entries = [
         entry(t, failed.get(t.name, ""), folder / "logs", costs.get((t.exp, t.epoch, t.kind, t.setting), {}))
         for t in tasks
     ]
-    histories = {t.name: history(t) for t in first.values() if t.kind in ("original", "collapsed")}
-    sources = {(t.exp, t.epoch): t for t in tasks}
     sweeps = {
-        f"{exp}, epoch {epoch}": sweep(restore(metta.find(t.folder.root, exp).model_path(epoch)))
-        for (exp, epoch), t in sources.items()
+        f"{exp}, epoch {epoch}": sweep(t.folder.root, exp, epoch)
+        for (exp, epoch), t in {(t.exp, t.epoch): t for t in tasks}.items()
     }
     about = store.provenance()
     foot = {"command": command, "machine": str(about["machine"]), "versions": str(about["versions"])}
@@ -51,9 +60,12 @@ def entry(task: Task, message: str, logs: Path, cost: Mapping[str, Any]) -> Entr
     """What is known of one run."""
     from pufferlib_kcore.cli.batch import recalled
 
-    used, config = recalled(logs / f"{task.name}.json"), task.folder.config()
-    collapse, log = config.get("collapse") or {}, logs / f"{task.name}.log"
-    status = "done" if task.is_done() else "failed" if message else "unfinished"
+    used, log = recalled(logs / f"{task.name}.json"), logs / f"{task.name}.log"
+    try:
+        collapse = task.folder.config().get("collapse") or {}
+    except UserError as error:
+        collapse, message = {}, str(error)
+    status = "failed" if message else "done" if task.is_done() else "unfinished"
     return Entry(
         name=task.name,
         exp=task.exp,
@@ -97,19 +109,17 @@ def history(task: Task) -> dict[str, Any]:
     """Fibers of each space over the run's checkpoints, at its own thresholds, else at 0.3."""
     kinds = ("linear", "cnn", "lstm", "critic")
     thresholds = dict(zip(kinds, task.setting, strict=True)) if len(task.setting) == 4 else 0.3
-    return fibers_over_time(task.folder, thresholds)
+    return fibers_over_time(task.folder, thresholds, processes=1)  # to start more takes longer than that
 
 
-def sweep(restored: Restored) -> list[tuple[float, float]]:
-    """(threshold of all kinds, part of the parameters that stays)"""
-    found = []
-    for threshold in SWEEP:
-        try:
-            report = graph.collapse(restored.policy, restored.example_inputs, threshold).report
-        except UserError:
-            return []
-        found.append((threshold, report.params_after / report.params_before))
-    return found
+def sweep(root: Path, exp: str, epoch: int) -> list[tuple[float, float]]:
+    """(threshold of all kinds, part of the parameters that stays); nothing of a checkpoint that is damaged"""
+    try:
+        restored = restore(metta.find(root, exp).model_path(epoch))
+        reports = [graph.collapse(restored.policy, restored.example_inputs, t).report for t in SWEEP]
+    except UserError:
+        return []
+    return [(t, r.params_after / r.params_before) for t, r in zip(SWEEP, reports, strict=True)]
 
 
 def table(entries: Sequence[Entry]) -> str:

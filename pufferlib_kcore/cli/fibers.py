@@ -31,8 +31,12 @@ def run(args: Args) -> int:
     return 0
 
 
-def fibers_over_time(source: runs.Run, thresholds: Thresholds, show: bool = False) -> dict[str, Any]:
+def fibers_over_time(
+    source: runs.Run, thresholds: Thresholds, show: bool = False, processes: int | None = None
+) -> dict[str, Any]:
     """Units, fibers and parameters at each checkpoint of a run; kept in the run's folder, and only extended.
+
+    processes  that color; None: one a core
 
     -> {thresholds, epochs: [..], spaces: {name: {kind, units: [..], fibers: [..]}}, params, params_collapsed}
     """
@@ -42,7 +46,7 @@ def fibers_over_time(source: runs.Run, thresholds: Thresholds, show: bool = Fals
     if not wanted:
         raise UserError(f"{source.path} has no checkpoint to color; train it first")
     missing = [job for job in wanted if job[0] not in known]
-    for entry in _progress(_colored(missing), len(missing), show):
+    for entry in _progress(_colored(missing, processes), len(missing), show):
         known[entry["epoch"]] = entry
     entries = [known[epoch] for epoch, *_ in wanted]
     names = entries[-1]["spaces"]
@@ -96,8 +100,8 @@ def _stored(path: Path, thresholds: Thresholds) -> list[dict[str, Any]]:
         return []
 
 
-def _colored(jobs: list) -> Iterator[dict[str, Any]]:
-    cores = min(len(os.sched_getaffinity(0)), len(jobs))
+def _colored(jobs: list, processes: int | None) -> Iterator[dict[str, Any]]:
+    cores = min(processes or len(os.sched_getaffinity(0)), len(jobs))
     if cores <= 1:
         yield from map(color, jobs)
         return

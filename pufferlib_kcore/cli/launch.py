@@ -69,12 +69,17 @@ def execute(command: Command, cores: Sequence[int] = ()) -> Outcome:
 
 
 def run_all(
-    commands: Sequence[Command], launcher: str, jobs: int, slurm: dict[str, str] | None = None
+    commands: Sequence[Command],
+    launcher: str,
+    jobs: int,
+    slurm: dict[str, str] | None = None,
+    remember: Callable[[Command, Outcome], None] = lambda command, outcome: None,
 ) -> Iterator[tuple[Command, Outcome]]:
     """Run commands, at most `jobs` at once; each with its outcome as it ends. The cores are shared out.
 
     launcher  "local"; "ray": the cluster at RAY_ADDRESS, else one started here; "slurm": through submitit,
               whose local executor is used where there is no Slurm
+    remember  called with each outcome as it comes, also when this process was asked to stop
     slurm     more of submitit's parameters, such as {"slurm_partition": "short"}
     Raises UserError where the launcher's package is missing.
     """
@@ -89,7 +94,9 @@ def run_all(
         def one(command: Command) -> Outcome:
             cores = free.get()
             try:
-                return call(command, cores)
+                outcome = call(command, cores)
+                remember(command, outcome)
+                return outcome
             except Exception as error:  # a node was lost, a submission refused: the others go on
                 return Outcome(1, message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
             finally:
@@ -104,7 +111,7 @@ def run_all(
             except BaseException:  # interrupted: those that wait never start, those that run save and end
                 pool.shutdown(wait=False, cancel_futures=True)
                 stop()
-                raise
+                raise  # the pool waits for those on its way out
 
 
 def share_out(jobs: int, cores: Sequence[int] | None = None) -> list[list[int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -111,7 +113,7 @@ def metta_job(args: Args) -> Job:
     """A run in Metta's layout: new, going on, or retrained from a checkpoint of another."""
     root, retrained = args.settings.train.data_dir, args.collapse is not None or args.control is not None
     name = args.run or (retraining_name(args) if retrained else None)
-    if name is None or "/" in name or name.startswith("."):
+    if name is None or re.search(r"[\s,/]", name) or name.startswith("."):
         raise UserError(f"which run? name it in one word, as in --layout metta --run t1, not {name!r}")
     found = store.MettaFolder(Path(root) / name)
     if found.checkpoints():
@@ -262,8 +264,15 @@ def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: 
 def ending(run: runs.Run, env: str, finished: bool, collapse, args: Args) -> str:
     """What was made, and what to do next."""
     if args.layout == "metta":
-        folders = f"--exp-name {run.exp_id} --epoch-idx {run.latest()[0]} --train-dir {run.root}"
+        epochs, root = (
+            [epoch for epoch, _ in run.checkpoints()],
+            shlex.quote(str(args.settings.train.data_dir)),
+        )
+        folders = f"--exp-name {run.exp_id} --epoch-idx {epochs[len(epochs) // 2]} --train-dir {root}"
+        if len(epochs) == 1:
+            folders += f" --train.total-timesteps {2 * args.settings.train.total_timesteps}"
         go_on = f"go on: python demo.py --mode train --layout metta --run {run.exp_id} --env {env}"
+        go_on += f" --train.data-dir {root}"
         retrain = "" if collapse else f"\ncollapse and retrain: bash kcore.sh {folders}"
         done = f"done; saved {run.latest()[1]}{retrain}"
         return done if finished else f"stopped; saved {run.latest()[1]}\n{go_on}"

@@ -87,14 +87,14 @@ def parse_threshold_tag(tag: str) -> float | dict[str, float]:
 
 def _value_tag(value: float) -> str:
     tenths = round(value * 10)
-    return f"{tenths:02d}" if tenths / 10 == value else _decimal(value).replace(".", "p")
+    return f"{tenths:02d}" if tenths / 10 == value else decimal(value).replace(".", "p")
 
 
 def _tag_value(tag: str) -> float:
     return float(tag.replace("p", ".")) if "p" in tag else int(tag) / 10
 
 
-def _decimal(value: float) -> str:
+def decimal(value: float) -> str:
     """The shortest decimal text that reads back as value, without an exponent."""
     return format(Decimal(repr(float(value))), "f")
 
@@ -134,7 +134,7 @@ def search_folder(budget: Mapping[str, float], epoch: int) -> str:
     'collapsed_model_auto_kl0p01_params0p2_000051'
     """
     names = {"max_kl": "kl", "target_params": "params"}
-    tags = [tag + _decimal(budget[name]).replace(".", "p") for name, tag in names.items() if name in budget]
+    tags = [tag + decimal(budget[name]).replace(".", "p") for name, tag in names.items() if name in budget]
     return f"collapsed_model_auto_{'_'.join(tags)}_{epoch:06d}"
 
 
@@ -241,8 +241,8 @@ def metta_setting(setting: tuple[float, ...]) -> str:
     ('0.7_0.5_1.0_0.8', 'params0.2', '')
     """
     if len(setting) == 1:
-        return f"params{_decimal(setting[0])}"
-    return "_".join(_decimal(check_threshold(t)) for t in setting)
+        return f"params{decimal(setting[0])}"
+    return "_".join(decimal(check_threshold(t)) for t in setting)
 
 
 def parse_metta_run(name: str) -> MettaRun | None:

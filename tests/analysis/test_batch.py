@@ -262,3 +262,11 @@ def test_hundreds_of_runs_are_told(made_up, tmp_path):
     page = Page(batch.write(tmp_path / "report", "t", entries))
     assert len(page.links) == 2 * 244 and page.words.count("done") == 244
     assert {"returns_1.png", "returns_2.png"} <= {path.name for path in (tmp_path / "report").iterdir()}
+
+
+def test_nothing_of_an_earlier_report_stays(made_up, tmp_path):
+    entries, folder = made_up(seeds=2), tmp_path / "report"
+    batch.write(folder, "t1", entries, sweeps={"t1, epoch 340": [(0.1, 0.9), (1.0, 0.3)]})
+    assert (folder / "thresholds.csv").is_file()
+    batch.write(folder, "t1", entries)
+    assert not list(folder.glob("thresholds*")) and (folder / "returns.png").is_file()

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from pufferlib_kcore.analysis import intervals
-from pufferlib_kcore.analysis.intervals import change, improvement, interquartile_mean
+from pufferlib_kcore.analysis.intervals import Estimate, change, improvement, interquartile_mean
 
 
 def test_the_interquartile_mean_leaves_out_the_outer_quarters():
@@ -91,10 +91,9 @@ def test_one_seed_has_no_interval_and_no_seed_no_value():
 
 
 def test_intervals_are_apart_where_they_do_not_meet():
-    low, middle, high = ([x, x + 1, x + 2] for x in (0.0, 1.5, 9.0))
-    low, middle, high = map(interquartile_mean, (low, middle, high))
+    low, over, touching, high = (Estimate(x, x - 1, x + 1, 3) for x in (0.0, 1.5, 2.0, 2.5))
     assert low.apart(high) and high.apart(low)
-    assert not low.apart(middle) and not low.apart(low)
+    assert not any(low.apart(other) or other.apart(low) for other in (low, over, touching))
 
 
 def test_three_against_three_cannot_reach_the_usual_level():

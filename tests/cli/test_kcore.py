@@ -164,7 +164,7 @@ def test_the_ablation_script_trains_the_controls_to_a_size(work):
 
 def test_a_killed_batch_goes_on_where_it_was(work):
     words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", "--seeds", "1,2", *QUICK]
-    words += ["--train.total-timesteps", "200000"]
+    words[words.index("2048")] = "25600"
     program = subprocess.Popen(
         ["bash", str(REPO / "kcore.sh"), *words],
         cwd=work,
@@ -178,11 +178,10 @@ def test_a_killed_batch_goes_on_where_it_was(work):
     program.send_signal(signal.SIGKILL)
     program.wait()
     assert not second.checkpoints()
-    reached = first.latest()[0]
-    words[words.index("200000")] = str(256 * (reached + 40))
+    assert first.latest()[0] < 100
     status, out, err = kcore(work, *words)
     assert (status, err) == (0, "") and "0 done before, 2 to do" in out
-    assert epochs(first) == epochs(second) == list(range(5, reached + 41))
+    assert epochs(first) == epochs(second) == list(range(5, 101))
     assert (first.path / "log.out").read_text().count("run=") == 2
 
 
@@ -219,6 +218,14 @@ def test_one_failure_does_not_stop_the_others(work):
         ("--exp-name t1 --train.total-timestep 9999", "did you mean"),
         ("--exp-name t1 --train-dir nowhere", "no experiment 't1'"),
         ("t1", "unknown argument 't1'"),
+        ("--exp-name t1 --linear-th 0.3", "did you mean --linear-thr?"),
+        ("--exp-name t1 --collapse.linear 0.3", "give --linear-thr"),
+        ("--exp-name t1 --collapse 0.3", "give --linear-thr"),
+        ("--exp-name t1 --control scratch", "give --kinds"),
+        ("--exp-name t1 --seed 3", "give --seeds"),
+        ("--exp-name train_dir/t1", "is a path"),
+        ("--exp-name t1 --batch t1", "is a run"),
+        ("--exp-name t1 --batch ../x", "is a path"),
     ],
 )
 def test_a_mistake_gets_one_sentence_and_starts_nothing(base, words, said, monkeypatch, capsys):
@@ -227,6 +234,26 @@ def test_a_mistake_gets_one_sentence_and_starts_nothing(base, words, said, monke
     status, err = batch.main(words.split()), capsys.readouterr().err
     assert status == 2 and said in err and len(err.splitlines()) == 1, err
     assert sorted((base / "train_dir").iterdir()) == before
+
+
+def test_a_rerun_with_other_settings_is_refused_and_the_report_holds_all(work):
+    words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", "--seeds", "1", *QUICK]
+    assert kcore(work, *words)[0] == 0
+    for flag, value, name in (
+        ("--train.total-timesteps", "1536", "train.total_timesteps"),
+        ("--train.learning-rate", "0.01", "train.learning_rate"),
+    ):
+        status, _, err = kcore(work, *words, flag, value)
+        assert status == 2 and f"was made with {name}" in err and len(err.splitlines()) == 1, err
+    run_of(work, "t1").latest()[1].write_bytes(b"damaged")
+    newest = run_of(work, "t1_epoch_4_original_seed1").latest()[1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    status, out, err = kcore(work, *words)
+    assert status == 1 and "failed     t1_epoch_4_original_seed1" in out and "is damaged" in out, err
+    words[words.index("1")] = "2"
+    assert kcore(work, *words)[0] == 0
+    page = (work / "train_dir/t1_kcore/report/index.html").read_text()
+    assert "t1_epoch_4_original_seed1" in page and "t1_epoch_4_original_seed2" in page
 
 
 def test_a_folder_that_cannot_be_written(work):
