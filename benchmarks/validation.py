@@ -34,9 +34,9 @@ TASKS = {  # name: arguments of kcore.sh
     "--seeds 1 2 3 --train.total-timesteps 1105920",
     "half_cheetah_distilled": "--target-params 0.2 0.1 0.05 --kinds original collapsed --vec serial "
     "--seeds 1 2 3 --train.total-timesteps 1105920 --collapse.calibrate 16384 --collapse.distill 3000",
-    # the rate of the schedule going on is 1e-4 at first, a fifth of that of the training, and falls to 0
-    "pong": "--target-params 0.2 --kinds original collapsed ablated scratch "
-    "--seeds 1 2 --train.total-timesteps 3051520 --train.learning-rate 6e-3",
+    # of benchmarks/beam_rider.py, a run of ours of 20 epochs, copied to --runs under this name
+    "beam_rider": "--linear-thr 0.9 --cnn-thr 0.9 --lstm-thr 0.9 --critic-thr 0.9 "
+    "--kinds original collapsed ablated scratch --train.total-timesteps 675840",
 }
 
 
@@ -69,6 +69,11 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def interval(row: dict[str, str], form: str) -> str:
+    """Of one seed there is none."""
+    return f" [{float(row['low']):{form}}, {float(row['high']):{form}}]" if row["low"] else ""
+
+
 def summary(task: str, report: Path, command: str) -> list[str]:
     """A Markdown table: a row a size, a column a kind."""
     finals, better = read(report / "finals.csv"), read(report / "improvements.csv")
@@ -78,7 +83,7 @@ def summary(task: str, report: Path, command: str) -> list[str]:
     for setting in dict.fromkeys(row["setting"] for row in finals):
         rows = {row["kind"]: row for row in finals if row["setting"] == setting}
         cells = [
-            f"{float(r['iqm']):.4g} [{float(r['low']):.4g}, {float(r['high']):.4g}], n={r['seeds']}"
+            f"{float(r['iqm']):.4g}{interval(r, '.4g')}, n={r['seeds']}"
             for r in (rows[kind] for kind in kinds)
         ]
         lines.append(f"| {float(rows['collapsed']['kept']):.1%} | {' | '.join(cells)} |")
@@ -88,8 +93,7 @@ def summary(task: str, report: Path, command: str) -> list[str]:
     for setting in dict.fromkeys(row["setting"] for row in better):
         rows = {row["over"]: row for row in better if row["setting"] == setting}
         cells = [
-            f"{float(r['probability']):.2f} [{float(r['low']):.2f}, {float(r['high']):.2f}]"
-            for r in (rows[kind] for kind in others)
+            f"{float(r['probability']):.2f}{interval(r, '.2f')}" for r in (rows[kind] for kind in others)
         ]
         lines.append(f"| {setting} | {' | '.join(cells)} |")
     return [*lines, "", f"![returns]({task}/returns.png)", ""]
@@ -106,7 +110,7 @@ def show(train_dir: Path) -> None:
     ]
     for task in TASKS:
         report = train_dir / f"{task}_kcore/report"
-        if not report.is_dir():
+        if not (report / "improvements.csv").is_file():  # not run, or no episode has finished at the end
             continue
         (OUT / task).mkdir(parents=True, exist_ok=True)
         for path in sorted(report.iterdir()):
