@@ -1,7 +1,7 @@
 """Validation: collapsed policies retrained beside the original, random ablation and training from scratch.
 
     python benchmarks/faithfulness.py train --jobs 3    # the trained policies
-    python benchmarks/validation.py take                # copied into train_dir, in Metta's layout
+    python benchmarks/validation.py take                # copied into train_dir, or trained there: BeamRider
     python benchmarks/validation.py run --jobs 2        # kcore.sh on each of them; goes on where it stopped
     python benchmarks/validation.py show                # reports and table, in benchmarks/validation
 
@@ -34,17 +34,24 @@ TASKS = {  # name: arguments of kcore.sh
     "--seeds 1 2 3 --train.total-timesteps 1105920",
     "half_cheetah_distilled": "--target-params 0.2 0.1 0.05 --kinds original collapsed --vec serial "
     "--seeds 1 2 3 --train.total-timesteps 1105920 --collapse.calibrate 16384 --collapse.distill 3000",
-    # of benchmarks/beam_rider.py, a run of ours of 20 epochs, copied to --runs under this name
-    "beam_rider": "--linear-thr 0.9 --cnn-thr 0.9 --lstm-thr 0.9 --critic-thr 0.9 "
-    "--kinds original collapsed ablated scratch --train.total-timesteps 675840",
+    "beam_rider": "--target-params 0.2 --kinds original collapsed ablated scratch --seeds 1 2 "
+    "--train.total-timesteps 737280",
+}
+TRAINED = {  # those that benchmarks/faithfulness.py does not train: arguments of demo.py
+    "beam_rider": "--env beam_rider --vec multiprocessing --seed 1 --train.total-timesteps 614400",
 }
 
 
 def take(task: str, runs: Path, train_dir: Path) -> None:
-    """A trained run's newest checkpoint, copied into Metta's layout."""
-    source, run = Run.open(runs / task.removesuffix("_distilled")), MettaFolder(train_dir / task)
+    """A trained run's newest checkpoint, copied into Metta's layout; those of TRAINED are trained in it."""
+    run = MettaFolder(train_dir / task)
+    if task in TRAINED:
+        words = ["--layout", "metta", "--run", task, "--train.data-dir", str(train_dir), "--track", "none"]
+        subprocess.run([sys.executable, str(REPO / "demo.py"), *words, *TRAINED[task].split()], check=True)
+        return
     if run.checkpoints():
         return
+    source = Run.open(runs / task.removesuffix("_distilled"))
     epoch, model = source.latest(with_state=True)
     last = source.metrics()[-1]
     for new, old in zip(

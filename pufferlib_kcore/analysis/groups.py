@@ -11,10 +11,10 @@ from pufferlib_kcore.analysis import intervals, logs
 from pufferlib_kcore.analysis.curves import Curve
 from pufferlib_kcore.analysis.intervals import Estimate
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.store import Run
+from pufferlib_kcore.store import Run, names
 
-KINDS = ("original", "collapsed", "ablated", "scratch", "scratch-full")
-CONTROLS = ("original", "ablated", "scratch", "scratch-full")  # that the collapsed runs are compared with
+KINDS = tuple(names.METTA_ROLE_OF)  # of runs, the original first
+CONTROLS = tuple(kind for kind in KINDS if kind != "collapsed")  # what collapsed runs are compared with
 STATUSES = ("failed", "unfinished", "skipped", "done")  # in the order in which they are worth a look
 
 

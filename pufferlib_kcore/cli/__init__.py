@@ -6,7 +6,7 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pufferlib_kcore import settings
 from pufferlib_kcore.errors import UserError
@@ -28,13 +28,25 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what a system says where not
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.  -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run"""
-    try:
+
+    def run() -> int:
         args = settings.load(argv)
         module = importlib.import_module(f"pufferlib_kcore.cli.{MODULES[args.mode]}")
         return module.run(args) or 0
+
+    return answered("demo.py", run, "free space, then go on with --resume")
+
+
+def answered(program: str, run: Callable[[], int], cure: str) -> int:
+    """What run returns; 2 for a user's mistake and 1 for a full disk, each with one sentence on stderr.
+
+    cure  what to do about a full disk
+    """
+    try:
+        return run()
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one says it
-            print(f"demo.py: {error}", file=sys.stderr)
+            print(f"{program}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         sys.stderr.close()
@@ -42,5 +54,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        print(f"demo.py: {error.strerror}: free space, then go on with --resume", file=sys.stderr)
+        print(f"{program}: {error.strerror}: {cure}", file=sys.stderr)
         return 1

@@ -10,17 +10,19 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pufferlib_kcore import settings as settings_room
-from pufferlib_kcore.cli import FULL, launch
+from pufferlib_kcore.cli import answered, launch
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.cli.launch import Command, Outcome
+from pufferlib_kcore.cli.recipes import is_installed
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings.arguments import Parser
 from pufferlib_kcore.settings.layers import unknown
+from pufferlib_kcore.settings.sections import KINDS as SPACE_KINDS
 from pufferlib_kcore.store import MettaFolder, atomic, metta, names
 from pufferlib_kcore.store.lock import locked
 
@@ -28,7 +30,7 @@ KINDS = names.METTA_ROLE_OF
 OF_THE_MACHINE = ("data_dir", "threads", "num_workers", "env_batch_size", "device", "keep_state", "epoch")
 PASSED = ("--vec", "--wandb-project", "--wandb-entity", "--config", "--trust-checkpoint")
 INSTEAD = {  # options of demo.py that the grid sets
-    **{f"--collapse.{kind}": f"--{kind}-thr" for kind in ("linear", "cnn", "lstm", "critic")},
+    **{f"--collapse.{kind}": f"--{kind}-thr" for kind in SPACE_KINDS},
     **dict.fromkeys(
         ("--collapse", "--collapse.threshold"), "--linear-thr, --cnn-thr, --lstm-thr, --critic-thr"
     ),
@@ -40,7 +42,7 @@ INSTEAD = {  # options of demo.py that the grid sets
     "--train.data-dir": "--train-dir",
     "--wandb-group": "--exp-name",
 }
-THRESHOLDS = {"linear": 0.7, "cnn": 0.5, "lstm": 1.0, "critic": 0.8}
+THRESHOLDS = dict(zip(SPACE_KINDS, (0.7, 0.5, 1.0, 0.8), strict=True))
 
 
 @dataclass(frozen=True)
@@ -59,30 +61,20 @@ class Task:
     steps: int  # where it ends
 
     def is_done(self) -> bool:
-        return self.steps_done() >= self.steps
-
-    def steps_done(self) -> int:
-        """Steps in the newest checkpoint, which is what the run would go on from."""
+        """Whether its newest checkpoint, which it would go on from, is its end."""
         found = self.folder.checkpoints()
         name = names.parse_metta_checkpoint(found[-1][1].name) if found else None
-        return name.agent_steps if name else 0
+        return name is not None and name.agent_steps >= self.steps
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """-> 0 when all runs are done, 1 when one failed or was stopped, 2 for a user's mistake"""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return run(*parsed(sys.argv[1:] if argv is None else argv))
+        return answered("kcore", lambda: run(*parsed(words)), "free space for train_dir; a rerun goes on")
     except KeyboardInterrupt:
         launch.stop()
         print("kcore: stopped; the same command goes on where this one was", file=sys.stderr)
-        return 1
-    except UserError as error:
-        print(f"kcore: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        print(f"kcore: {error.strerror}: free space for train_dir; a rerun goes on", file=sys.stderr)
         return 1
 
 
@@ -123,8 +115,6 @@ def grid(given: argparse.Namespace, passed: list[str]) -> list[Task]:
     settings = targets or list(product(*(getattr(given, f"{kind}_thr") for kind in THRESHOLDS)))
     for exp in given.exp_name:
         source = metta.find(given.train_dir, exp)
-        if not source.config():
-            passed = ["--env", given.env, *passed] if given.env else passed
         if given.env is not None and source.env not in (given.env, None):
             raise UserError(f"{source.path} was trained on {source.env}, not on --env {given.env}")
         for asked in given.epoch_idx:
@@ -155,6 +145,8 @@ def task_of(
     name = names.metta_run(names.MettaRun(source.exp_id, epoch, KINDS[kind], setting, seed))
     from_ = ["--layout", "metta", "--train.data-dir", given.train_dir, "--exp-id", source.exp_id]
     from_ += ["--collapse-epoch", str(epoch)]
+    if given.env and not source.config():  # nothing else says it
+        from_ += ["--env", given.env]
     if len(setting) == 1:
         collapse = [*from_, "--collapse", "auto", "--collapse.target-params", names.decimal(setting[0])]
     else:
@@ -173,7 +165,7 @@ def task_of(
             f"train.total_timesteps is {steps:,}; choose an earlier --epoch-idx, or go further with "
             f"--train.total-timesteps {2 * checkpoint.agent_steps}"
         )
-    chosen = tuple([*collapse, *(w for w in _of_collapse(passed))]) if kind != "original" else ()
+    chosen = () if kind == "original" else (*collapse, *passed)
     folder = MettaFolder(Path(given.train_dir) / name)
     same_as_before(folder, settings.to_plain(), ("train", "env", "collapse")[: 2 + (kind != "original")])
     return Task(
@@ -210,15 +202,6 @@ def found_beside(tasks: list[Task], train_dir: Path) -> list[Task]:
                 continue
             about = (path.name, name.experiment, name.epoch, kinds[name.role], name.setting, name.seed)
             found.append(Task(*about, (), (), folder, steps))
-    return found
-
-
-def _of_collapse(passed: list[str]) -> list[str]:
-    """Of the words that are passed on, those that bear on the collapse itself."""
-    found, taking = [], False
-    for word in passed:
-        taking = word.startswith(("--collapse.", "--trust")) if word.startswith("--") else taking
-        found += [word] if taking else []
     return found
 
 
@@ -304,14 +287,9 @@ def _interrupted(number: int, frame: Any) -> NoReturn:
 # --- the command line ---------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message.removeprefix("argument "))
-
-
 def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The grid, and the arguments that every training gets.  Lists are words, or parted by commas."""
-    parser = _Parser(
+    parser = Parser(
         prog="bash kcore.sh",
         allow_abbrev=False,
         description="Collapse a trained run's checkpoint and retrain it, beside its controls. "
@@ -340,7 +318,7 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     words = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), word) for word in argv]
     given, passed = parser.parse_known_args(words)
-    check_passed(passed, [name for action in parser._actions for name in action.option_strings])
+    check_passed(passed, parser.options())
     given.exp_name = [name.rstrip("/") for name in _words(given.exp_name or [])]
     for name in (*given.exp_name, *filter(None, [given.batch])):
         if "/" in name or name.startswith("."):
@@ -364,7 +342,7 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         raise UserError(unknown(f"launcher {given.launcher!r}", given.launcher, launch.LAUNCHERS))
     given.slurm = dict(word.partition("=")[::2] for word in given.slurm)
     if given.track == "auto":
-        given.track = "wandb" if find_spec("wandb") else "none"
+        given.track = "wandb" if is_installed("wandb") else "none"
     empty = [f"{k}_thr" for k in THRESHOLDS if not getattr(given, f"{k}_thr") and not given.target_params]
     empty += [name for name in ("epoch_idx", "kinds") if not getattr(given, name)]
     if empty:

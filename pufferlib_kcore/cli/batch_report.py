@@ -16,6 +16,7 @@ from pufferlib_kcore.analysis.groups import Entry
 from pufferlib_kcore.cli.fibers import fibers_over_time
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import Restored, restore
+from pufferlib_kcore.settings.sections import KINDS
 from pufferlib_kcore.store import metta
 
 if TYPE_CHECKING:
@@ -107,8 +108,7 @@ def cost(restored: Restored) -> dict[str, Any]:
 
 def history(task: Task) -> dict[str, Any]:
     """Fibers of each space over the run's checkpoints, at its own thresholds, else at 0.3."""
-    kinds = ("linear", "cnn", "lstm", "critic")
-    thresholds = dict(zip(kinds, task.setting, strict=True)) if len(task.setting) == 4 else 0.3
+    thresholds = dict(zip(KINDS, task.setting, strict=True)) if len(task.setting) == 4 else 0.3
     return fibers_over_time(task.folder, thresholds, processes=1)  # to start more takes longer than that
 
 

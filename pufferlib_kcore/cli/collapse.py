@@ -26,12 +26,11 @@ from pufferlib_kcore.training.record import record
 SEEDS = 1_000_000  # between those of training and those of each recording
 
 
-@dataclass(frozen=True)
-class Collapsed:
-    """A collapse that stands on disk."""
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A policy made of a run's checkpoint, to be trained on."""
 
     source: runs.Run
-    folder: runs.CollapseFolder
     epoch: int
     agent_steps: int
     policy: nn.Module
@@ -39,6 +38,13 @@ class Collapsed:
     optimizer: dict[str, Any] | None
     provenance: dict[str, Any]
     text: str  # what was done, for people
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collapsed(Ready):
+    """A collapse that stands on disk."""
+
+    folder: runs.CollapseFolder
 
 
 def run(args: Args) -> int:
@@ -86,15 +92,15 @@ def stored_or_made(args: Args) -> Collapsed:
         return collapse_run(args)
     state = folder.state_path.is_file() and checkpoints.load(folder.state_path, format=checkpoints.STATE)
     return Collapsed(
-        source,
-        folder,
-        epoch,
-        restored.payload["agent_steps"],
-        restored.policy,
-        restored.spec,
-        state["optimizer"] if state else None,
-        made,
-        f"collapsed before: {folder.model_path}",
+        source=source,
+        folder=folder,
+        epoch=epoch,
+        agent_steps=restored.payload["agent_steps"],
+        policy=restored.policy,
+        spec=restored.spec,
+        optimizer=state["optimizer"] if state else None,
+        provenance=made,
+        text=f"collapsed before: {folder.model_path}",
     )
 
 
@@ -143,15 +149,15 @@ def collapse_run(args: Args) -> Collapsed:
     lines = [f"collapsing {path}{nearest}", str(found.result.report), *found.notes, note]
     text = "\n".join([*lines, f"wrote {folder.model_path}"])
     return Collapsed(
-        source,
-        folder,
-        epoch,
-        restored.payload["agent_steps"],
-        found.result.policy,
-        restored.spec,
-        optimizer,
-        provenance,
-        text,
+        source=source,
+        folder=folder,
+        epoch=epoch,
+        agent_steps=restored.payload["agent_steps"],
+        policy=found.result.policy,
+        spec=restored.spec,
+        optimizer=optimizer,
+        provenance=provenance,
+        text=text,
     )
 
 
@@ -274,12 +280,18 @@ def watching(target: float | None) -> Iterator[Callable[[graph.Point], None]]:
 
 def carried_optimizer(source: runs.Run, epoch: int, restored: Restored, result) -> tuple[dict | None, str]:
     """The optimizer's state for the smaller policy, by the dual map; None, and why, where there is none."""
+    state, note = stored_optimizer(source, epoch)
+    mapped = state and graph.collapse_optimizer(state, result, policy=restored.policy)
+    return mapped, note
+
+
+def stored_optimizer(source: runs.Run, epoch: int) -> tuple[dict | None, str]:
+    """The optimizer's state beside a checkpoint, and what becomes of it; None where there is none."""
     path = source.state_path(epoch)
     if not path.is_file():
         return None, f"no {path.name} beside the checkpoint: the optimizer starts cold"
     state = checkpoints.load(path, format=checkpoints.STATE)
-    mapped = graph.collapse_optimizer(state["optimizer"], result, policy=restored.policy)
-    return mapped, "the optimizer's state is carried over"
+    return state["optimizer"], "the optimizer's state is carried over"
 
 
 def write(

@@ -9,7 +9,7 @@ import torch
 from pufferlib_kcore import graph
 from pufferlib_kcore.cli import collapse as collapse_job
 from pufferlib_kcore.cli import world as worlds
-from pufferlib_kcore.cli.collapse import Collapsed
+from pufferlib_kcore.cli.collapse import Collapsed, Ready
 from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.rebuild import solve_widths
 from pufferlib_kcore.policies import build
@@ -17,7 +17,7 @@ from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.settings import Args
 
 
-def retraining(args: Args) -> Collapsed:
+def retraining(args: Args) -> Ready:
     """The collapsed policy, or the control that --control names, both ready to train on."""
     if args.control == "original":
         return untouched(args)
@@ -25,7 +25,7 @@ def retraining(args: Args) -> Collapsed:
     return done if args.control is None else same_widths(args, done, args.control)
 
 
-def untouched(args: Args) -> Collapsed:
+def untouched(args: Args) -> Ready:
     """The checkpoint as it is."""
     source = collapse_job.source_run(args)
     epoch, path = source.nearest(args.settings.collapse.epoch)
@@ -33,22 +33,20 @@ def untouched(args: Args) -> Collapsed:
     params = sum(p.numel() for p in restored.policy.parameters())
     size = {"params_before": params, "params_after": params}
     provenance = {"source": str(path), "epoch": epoch, "thresholds": None, "tag": "original", **size}
-    whole = graph.ablate(restored.policy, restored.example_inputs, {})
-    optimizer, note = collapse_job.carried_optimizer(source, epoch, restored, whole)
-    return Collapsed(
-        source,
-        source.collapse_folder(0, epoch),
-        epoch,
-        restored.payload["agent_steps"],
-        restored.policy,
-        restored.spec,
-        optimizer,
-        provenance,
-        f"the original, {path}: {note}",
+    optimizer, note = collapse_job.stored_optimizer(source, epoch)
+    return Ready(
+        source=source,
+        epoch=epoch,
+        agent_steps=restored.payload["agent_steps"],
+        policy=restored.policy,
+        spec=restored.spec,
+        optimizer=optimizer,
+        provenance=provenance,
+        text=f"the original, {path}: {note}",
     )
 
 
-def same_widths(args: Args, done: Collapsed, kind: str) -> Collapsed:
+def same_widths(args: Args, done: Collapsed, kind: str) -> Ready:
     """A policy of the collapsed one's widths, drawn with --seed.
 
     ablated  units of the original at random, as they are, with their part of the optimizer's state
@@ -70,14 +68,13 @@ def same_widths(args: Args, done: Collapsed, kind: str) -> Collapsed:
         torch.manual_seed(seed)
         result = graph.reinitialize(build(original.spec), inputs, widths, generator=generator)
         note = "untrained, the optimizer starts cold"
-    return Collapsed(
-        done.source,
-        done.folder,
-        0 if kind == "scratch-full" else done.epoch,
-        0 if kind == "scratch-full" else done.agent_steps,
-        result.policy,
-        done.spec,
-        optimizer,
-        {**done.provenance, "control": kind},
-        f"{kind} control at the widths of {done.folder.path}: {note}",
+    return Ready(
+        source=done.source,
+        epoch=0 if kind == "scratch-full" else done.epoch,
+        agent_steps=0 if kind == "scratch-full" else done.agent_steps,
+        policy=result.policy,
+        spec=done.spec,
+        optimizer=optimizer,
+        provenance={**done.provenance, "control": kind},
+        text=f"{kind} control at the widths of {done.folder.path}: {note}",
     )

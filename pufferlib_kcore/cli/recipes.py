@@ -49,15 +49,15 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one recipe.  -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run"""
-    try:
+
+    def run() -> int:
         command = command_of(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        return 2
-    for note in command.notes:
-        print(f"note: {note}")
-    print(f"python demo.py {shlex.join(command.argv)}", flush=True)
-    return cli.main(command.argv)
+        for note in command.notes:
+            print(f"note: {note}")
+        print(f"python demo.py {shlex.join(command.argv)}", flush=True)
+        return cli.main(command.argv)
+
+    return cli.answered("run.py", run, "free space, then run it again")
 
 
 def command_of(words: Sequence[str]) -> Command:

@@ -39,7 +39,7 @@ class Args:
     vec: str
     layout: str  # of the folders: "experiments" or "metta"
     run: str | None  # the name of the run to make or to go on with, in Metta's layout
-    control: str | None  # what to train in place of the collapsed policy: "original" | "ablated" | "scratch"
+    control: str | None  # what to train in place of the collapsed policy, one of CONTROLS
     exp_id: str | None
     resume: bool
     collapse: float | str | None  # cosine distance or auto; None: no collapse is asked for
@@ -71,7 +71,7 @@ def load(argv: Sequence[str] | None = None) -> Args:
     only --exp-id says the environment, overrides of [env], [policy] and [rnn] are checked by `from_plain`.
     """
     overrides, words = _split(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(prog="python demo.py", add_help=False, allow_abbrev=False)
+    parser = Parser(prog="python demo.py", add_help=False, allow_abbrev=False)
     _add_options(parser)
     given, rest = parser.parse_known_args(words)
     if given.help:
@@ -131,7 +131,9 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return overrides, words
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """One whose mistakes are a UserError."""
+
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
 
@@ -139,7 +141,7 @@ class _Parser(argparse.ArgumentParser):
         return [name for action in self._actions for name in action.option_strings]
 
 
-def _add_options(parser: argparse.ArgumentParser) -> None:
+def _add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("-h", "--help", action="store_true", help="show this; with --env, with that environment's settings")
     add("--env", "--environment", metavar="NAME", help="environment, such as beam_rider or cartpole")
@@ -214,7 +216,7 @@ def _print_help(env: str | None, config: str | None, policy: str | None) -> None
     listed = [f"{package}: {' '.join(sorted(names))}" for package, names in environments(config).items()]
     names = "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in listed)
     about = "" if schema.env is None else f", with the settings of {schema.env}"
-    parser = _Parser(
+    parser = Parser(
         prog="python demo.py",
         add_help=False,
         formatter_class=_formatter(),

@@ -12,10 +12,15 @@ Thresholds = float | Mapping[str, float]  # one cosine distance in [0, 2], or on
 # Tags of the kinds in a folder's name, in the order in which they are written.
 KIND_TAGS = {"default": "def", "linear": "lin", "cnn": "cnn", "lstm": "lstm", "critic": "crit"}
 COLOR_TAGS = {"weights": "thr", "faithful": "size", "activations": "act"}
-METTA_ROLES = ("base", "ablationsrandom", "scratch", "scratchfull", "original")
-METTA_ROLE_OF = dict(
-    zip(("collapsed", "ablated", "scratch", "scratch-full", "original"), METTA_ROLES, strict=True)
-)
+# What is retrained, and the word for it in the run's name in Metta's layout.
+METTA_ROLE_OF = {
+    "original": "original",
+    "collapsed": "base",
+    "ablated": "ablationsrandom",
+    "scratch": "scratch",
+    "scratch-full": "scratchfull",
+}
+METTA_ROLES = tuple(METTA_ROLE_OF.values())
 
 _VALUE = r"(?:\d\d|\d+p\d+)"  # '03' is 0.3; '0p25' is 0.25
 _BY_KIND = r"(?:def|lin|cnn|lstm|crit)"
@@ -29,7 +34,7 @@ _METTA_CHECKPOINT = re.compile(r"(.+)__e(\d+)__s(\d+)__t(\d+)__sc(\d+)\.pt")
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _SETTING = rf"{_NUMBER}_{_NUMBER}_{_NUMBER}_{_NUMBER}|params{_NUMBER}"
 _METTA_RUN = re.compile(
-    rf"(.+)_epoch_(\d+)_(?:({'|'.join(METTA_ROLES[:-1])})_({_SETTING})|original)(?:_seed(\d+))?"
+    rf"(.+)_epoch_(\d+)_(?:({'|'.join(METTA_ROLES[1:])})_({_SETTING})|original)(?:_seed(\d+))?"
 )
 
 
@@ -227,8 +232,8 @@ def metta_run(name: MettaRun) -> str:
     """
     if name.role not in METTA_ROLES or len(name.setting) not in ((0,) if name.role == "original" else (1, 4)):
         raise UserError(
-            f"a Metta run is one of {', '.join(METTA_ROLES)}, the last without thresholds, the others with "
-            f"four or a part of the parameters; not {name.role!r} with {name.setting}"
+            f"a Metta run is one of {', '.join(METTA_ROLES[1:])}, with four thresholds or a part of the "
+            f"parameters, or {METTA_ROLES[0]} without; not {name.role!r} with {name.setting}"
         )
     seed = "" if name.seed is None else f"_seed{name.seed}"
     setting = name.setting and f"_{metta_setting(name.setting)}" or ""

@@ -43,6 +43,13 @@ def kcore(folder, *arguments, script="kcore.sh", timeout=300, limit=None, **envi
     return done.returncode, done.stdout, done.stderr
 
 
+def started(folder, words, output):
+    """kcore.sh, running in a folder."""
+    command = ["bash", str(REPO / "kcore.sh"), *words]
+    env = {**os.environ, "PYTHON": sys.executable}
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, text=True)
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A folder with one run in Metta's layout: CartPole, checkpoints at epochs 2, 4 and 6."""
@@ -165,12 +172,7 @@ def test_the_ablation_script_trains_the_controls_to_a_size(work):
 def test_a_killed_batch_goes_on_where_it_was(work):
     words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", "--seeds", "1,2", *QUICK]
     words[words.index("2048")] = "25600"
-    program = subprocess.Popen(
-        ["bash", str(REPO / "kcore.sh"), *words],
-        cwd=work,
-        env={**os.environ, "PYTHON": sys.executable},
-        stdout=subprocess.DEVNULL,
-    )
+    program = started(work, words, subprocess.DEVNULL)
     first, second = (run_of(work, f"t1_epoch_4_original_seed{seed}") for seed in (1, 2))
     end = time.monotonic() + 120
     while len(first.checkpoints()) < 4 and time.monotonic() < end:
@@ -265,14 +267,7 @@ def test_a_folder_that_cannot_be_written(work):
 def test_two_batches_at_once_are_refused(work):
     words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", *QUICK]
     words[words.index("2048")] = "500000"
-    program = subprocess.Popen(
-        ["bash", str(REPO / "kcore.sh"), *words],
-        cwd=work,
-        env={**os.environ, "PYTHON": sys.executable},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    program = started(work, words, subprocess.PIPE)
     assert "1 to do" in program.stdout.readline()
     status, _, err = kcore(work, *words)
     assert status == 2 and "in use by process" in err and len(err.splitlines()) == 1, err

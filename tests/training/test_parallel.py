@@ -1,6 +1,5 @@
 """Training in several processes: what they learn is what one learns from all of their steps."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -11,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from worlds import Clock, Countdown, tiny_policy
+from worlds import Countdown, learner, rollout, tiny_policy
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import Run
 from pufferlib_kcore.training.parallel import ALONE, Group
-from pufferlib_kcore.training.ppo import Learner, Objective
-from pufferlib_kcore.training.rollout import Collector, Experience
+from pufferlib_kcore.training.rollout import Experience
 
 REPO = Path(__file__).resolve().parents[2]
 ENVS, STEPS = 8, 8
@@ -27,30 +25,13 @@ def experience():
     """A policy, and a rollout of it with dummy steps that two processes do not share evenly."""
     vec = Countdown([3, 3, 3, 4, 20, 20, 9, 20])
     policy = tiny_policy(vec)
-    vec.reset(0)
-    generator = torch.Generator().manual_seed(0)
-    data = Collector(vec, policy, STEPS, 4, generator, Clock(), contextlib.nullcontext).collect()[0]
-    return policy, data
+    return policy, rollout(vec, policy, STEPS)
 
 
 def updated(policy, data, together):
-    learner = Learner(
-        policy,
-        torch.optim.SGD(policy.parameters(), lr=0.5),
-        Objective(),
-        minibatch_size=ENVS * STEPS // together.size,
-        bptt=4,
-        update_epochs=2,
-        gamma=0.9,
-        gae_lambda=0.8,
-        max_grad_norm=0.5,
-        target_kl=None,
-        generator=torch.Generator().manual_seed(together.rank),
-        clock=Clock(),
-        autocast=contextlib.nullcontext,
-        together=together,
-    )
-    losses = learner.update(data)
+    size = ENVS * STEPS // together.size
+    made = learner(policy, 0.5, torch.optim.SGD, together.rank, minibatch_size=size, together=together)
+    losses = made.update(data)
     return [p.detach() for p in policy.parameters()], losses
 
 

@@ -1,14 +1,12 @@
 """PPO: the loss term by term, masking, and the pieces that users know by name."""
 
-import contextlib
 import math
 
 import pytest
 import torch
-from worlds import Clock, Countdown, tiny_policy
+from worlds import Countdown, learner, rollout, tiny_policy
 
-from pufferlib_kcore.training.ppo import LOSSES, Diverged, Learner, Objective, explained_variance
-from pufferlib_kcore.training.rollout import Collector
+from pufferlib_kcore.training.ppo import LOSSES, Diverged, Objective, explained_variance
 
 
 def test_loss_of_one_sample_by_hand():
@@ -37,33 +35,6 @@ def test_negative_advantages_are_not_clipped_away():
     zeros = torch.zeros(1)
     ratio_up, _ = objective.loss(torch.tensor([0.5]), zeros, zeros, zeros, zeros, torch.tensor([-1.0]), zeros)
     assert float(ratio_up) == pytest.approx(math.exp(0.5))
-
-
-def rollout(vec, policy, steps=8, bptt=4):
-    vec.reset(0)
-    generator = torch.Generator().manual_seed(0)
-    return Collector(vec, policy, steps, bptt, generator, Clock(), contextlib.nullcontext).collect()[0]
-
-
-def learner(policy, lr=1e-3, **changes):
-    settings = dict(
-        minibatch_size=16,
-        bptt=4,
-        update_epochs=2,
-        gamma=0.9,
-        gae_lambda=0.8,
-        max_grad_norm=0.5,
-        target_kl=None,
-    )
-    return Learner(
-        policy,
-        torch.optim.Adam(policy.parameters(), lr=lr),
-        Objective(),
-        generator=torch.Generator().manual_seed(0),
-        clock=Clock(),
-        autocast=contextlib.nullcontext,
-        **{**settings, **changes},
-    )
 
 
 def test_dummy_steps_do_not_matter():

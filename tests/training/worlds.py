@@ -1,5 +1,6 @@
 """Small worlds with known answers: a scripted vectorized environment, and tiny policies."""
 
+import contextlib
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -8,7 +9,9 @@ import numpy as np
 import pufferlib.models
 import torch
 
-from pufferlib_kcore.training.clock import Clock  # noqa: F401  (re-exported for the tests)
+from pufferlib_kcore.training.clock import Clock
+from pufferlib_kcore.training.ppo import Learner, Objective
+from pufferlib_kcore.training.rollout import Collector
 
 Step = namedtuple("Step", "obs rewards terminals truncations infos env_ids")
 
@@ -119,3 +122,32 @@ def train_settings(**changes):
         compile_mode="default",
     )
     return SimpleNamespace(**{**settings, **changes})
+
+
+def rollout(vec, policy, steps=8, bptt=4):
+    """Experience of a policy, from a fresh start."""
+    vec.reset(0)
+    generator = torch.Generator().manual_seed(0)
+    return Collector(vec, policy, steps, bptt, generator, Clock(), contextlib.nullcontext).collect()[0]
+
+
+def learner(policy, lr=1e-3, optimizer=torch.optim.Adam, rank=0, **changes):
+    """A Learner of 16-step minibatches, with small settings."""
+    settings = dict(
+        minibatch_size=16,
+        bptt=4,
+        update_epochs=2,
+        gamma=0.9,
+        gae_lambda=0.8,
+        max_grad_norm=0.5,
+        target_kl=None,
+    )
+    return Learner(
+        policy,
+        optimizer(policy.parameters(), lr=lr),
+        Objective(),
+        generator=torch.Generator().manual_seed(rank),
+        clock=Clock(),
+        autocast=contextlib.nullcontext,
+        **{**settings, **changes},
+    )
