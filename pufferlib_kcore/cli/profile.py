@@ -41,20 +41,21 @@ def measure(
     try:
         torch.manual_seed(settings.train.seed)
         policy = build(world.spec(settings)).to(worlds.device(settings.train.device))
-        worlds.share_threads(settings, world, policy)
         with tempfile.TemporaryDirectory() as folder:
             run = runs.Run.create(folder, "profile")
-            trainer = Trainer(policy, world.vec, run, settings.train, settings.train.seed, {})
+            threads = worlds.threads(settings, world, policy)
+            trainer = Trainer(
+                policy, world.vec, run, settings.train, settings.train.seed, {}, threads=threads
+            )
             world.vec.reset(settings.train.seed)
-            trainer.learner.update(trainer.collector.collect()[0])
+            trainer.update(trainer.rollout()[0])
             trainer.clock.seconds.clear()
             start = time.perf_counter()
             for _ in range(epochs):
-                trainer.learner.update(trainer.collector.collect()[0])
+                trainer.update(trainer.rollout()[0])
             wall = time.perf_counter() - start
     finally:
         world.vec.close()
-    threads = torch.get_num_threads()
     header = f"{world.plan.text}\nvec={backend} threads={threads} precision={trainer.precision}"
     return dict(trainer.clock.seconds), wall, epochs * settings.train.batch_size, header
 

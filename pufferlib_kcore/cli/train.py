@@ -169,7 +169,6 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
         torch.manual_seed(t.seed)
         torch.backends.cudnn.deterministic = t.torch_deterministic
         policy = (job.policy if job.policy is not None else build(spec)).to(device)
-        worlds.share_threads(settings, world, policy)
         run = together.first(lambda: job.run or job.layout.create(job.root, env_name, job.name))
         if together.leads:
             stack.enter_context(run.lock())
@@ -192,7 +191,8 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
             "collapse": job.collapse,
         }
         epochs = (settings.collapse.epoch,)
-        trainer = Trainer(policy, world.vec, run, t, t.seed, facts, job.start, (), epochs, together)
+        threads = worlds.threads(settings, world, policy)
+        trainer = Trainer(policy, world.vec, run, t, t.seed, facts, job.start, (), epochs, together, threads)
         if not together.leads:
             trainer.fit(stop)
             return 0

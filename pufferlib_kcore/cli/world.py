@@ -95,11 +95,12 @@ def open_world(settings: Settings, backend: str, together: Group = ALONE) -> Wor
     return World(vec, plan, backend)
 
 
-def share_threads(settings: Settings, world: World, policy: nn.Module) -> None:
-    """Give torch its threads: the plan's, or one for a policy that is too small to be worth waking more."""
+def threads(settings: Settings, world: World, policy: nn.Module) -> tuple[int, int]:
+    """torch's threads in rollouts and in updates: the plan's, or one for a small policy."""
+    if settings.train.threads != "auto":
+        return settings.train.threads, settings.train.threads
     small = sum(p.numel() for p in policy.parameters()) < SMALL
-    auto = 1 if small else world.plan.torch_threads
-    torch.set_num_threads(auto if settings.train.threads == "auto" else settings.train.threads)
+    return (1, 1) if small else (world.plan.rollout_threads, world.plan.update_threads)
 
 
 def device(name: str) -> torch.device:

@@ -11,7 +11,8 @@ class Plan(NamedTuple):
 
     workers: int  # env worker processes
     env_batch_size: int  # envs in a group
-    torch_threads: int
+    rollout_threads: int  # torch's while workers step environments
+    update_threads: int  # and while they sleep
     text: str  # the choice, as a sentence
 
 
@@ -33,7 +34,8 @@ def share_cores(
     Workers share the envs evenly and groups share the workers evenly; of what fits, the plan keeps most
     cores busy, has groups of nearly the size asked for (by default two groups where there are two cores:
     one steps while the policy computes the other's actions), and no more workers than that takes. Workers
-    sleep when they wait, so that torch gets all cores but one. requested_workers: at most so many, or None.
+    sleep when they wait: torch gets half of the cores beside them, and all of them when it learns.
+    requested_workers: at most so many, or None.
     """
     cores = available_cores() if cores is None else cores
     limit = max(1, min(requested_workers or num_envs, num_envs, 4 * cores))
@@ -46,10 +48,11 @@ def share_cores(
 
     workers, groups = min(((w, g) for w in _divisors(num_envs) if w <= limit for g in _divisors(w)), key=cost)
     size = num_envs // groups
-    threads = cores - 1 if cores > 2 else cores  # one core for the workers: torch's threads wait by spinning
+    rollout = max(1, cores // 2)  # torch's threads wait by spinning: with more, the workers starve
     text = (
         f"{cores} cores: {num_envs} envs in {workers} worker{'s' * (workers > 1)}, "
-        f"{groups} group{'s' * (groups > 1)} of {size}, {threads} torch thread{'s' * (threads > 1)}"
+        f"{groups} group{'s' * (groups > 1)} of {size}, "
+        f"{rollout} torch thread{'s' * (rollout > 1)} in rollouts and {cores} in updates"
     )
     changed = []
     if requested_workers and requested_workers != workers:
@@ -58,7 +61,7 @@ def share_cores(
         changed.append(f"groups of {env_batch_size}")
     if changed:
         text += f" (asked for: {', '.join(changed)})"
-    return Plan(workers, size, threads, text)
+    return Plan(workers, size, rollout, cores, text)
 
 
 def _divisors(n: int) -> list[int]:

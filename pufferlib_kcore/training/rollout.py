@@ -111,9 +111,12 @@ class Collector:
         self.held: list[Tensor | None] = [None] * len(self.ids)  # observations received and not yet acted on
         self.ended = torch.ones(N, dtype=torch.bool)  # the next observation starts an episode
 
-    @torch.no_grad()
     def collect(self, stop=lambda: False) -> tuple[Experience, Episodes]:
         """Fill the buffers.  stop: asked between steps; raises Interrupted when it says so."""
+        with torch.no_grad(), self.autocast():  # one context: the weights are cast once, not at every step
+            return self._collect(stop)
+
+    def _collect(self, stop) -> tuple[Experience, Episodes]:
         data, episodes = self.data, Episodes()
         for t in range(self.T + 1):
             for g, rows in enumerate(self.ids):
@@ -126,8 +129,7 @@ class Collector:
                     if self.state is not None:
                         old = (self.state[0][:, rows], self.state[1][:, rows])
                         state = reset(old, data.starts[rows, t].to(self.device))
-                    with self.autocast():
-                        output, value, new_state = step(self.policy, obs_device, state)
+                    output, value, new_state = step(self.policy, obs_device, state)
                     if not torch.isfinite(value).all():
                         raise Diverged("the policy's value of an observation is not a finite number")
                     data.values[rows, t] = value.cpu()

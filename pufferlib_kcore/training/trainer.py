@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from pufferlib_kcore.store import checkpoints
-from pufferlib_kcore.training import precision
+from pufferlib_kcore.training import memory, precision
 from pufferlib_kcore.training.clock import Clock
 from pufferlib_kcore.training.parallel import ALONE, Group, lists
 from pufferlib_kcore.training.ppo import Learner, Objective
-from pufferlib_kcore.training.rollout import Collector, Diverged, Episodes, Interrupted
+from pufferlib_kcore.training.rollout import Collector, Diverged, Episodes, Experience, Interrupted
 from pufferlib_kcore.training.unroll import is_recurrent
 
 Reporter = Callable[[dict[str, Any]], None]
@@ -53,9 +53,11 @@ class Trainer:
     reporters: Iterable[Reporter] = ()
     collapse_epochs: tuple[int, ...] = (50,)
     together: Group = ALONE  # vec is this process's part of the environments
+    threads: tuple[int, int] | None = None  # torch's, in rollouts and in updates; None: as they are
 
     def __post_init__(self) -> None:
         t = self.train
+        memory.keep_freed()
         self.steps = (
             self.together.part(t.batch_size, "batch_size", t.bptt_horizon) // self.vec.num_envs
         )  # of each environment and epoch; the settings see that it fits
@@ -115,7 +117,7 @@ class Trainer:
             began = time.perf_counter()
             self._set_learning_rate()
             try:
-                data, episodes = self.collector.collect(stop if alone else lambda: False)
+                data, episodes = self.rollout(stop if alone else lambda: False)
             except Interrupted:
                 break
             except Diverged:
@@ -124,7 +126,7 @@ class Trainer:
                 if saved != self.epoch:
                     self.save()
                 raise
-            losses = self.learner.update(data)
+            losses = self.update(data)
             self.epoch += 1
             steps = data.rewards.shape[0] * self.steps * self.together.size
             self.agent_steps += steps
@@ -137,6 +139,18 @@ class Trainer:
         if saved != self.epoch:
             self.save()
         return self.agent_steps >= self.train.total_timesteps
+
+    def rollout(self, stop: Callable[[], bool] = lambda: False) -> tuple[Experience, Episodes]:
+        """See Collector.collect."""
+        if self.threads:
+            torch.set_num_threads(self.threads[0])
+        return self.collector.collect(stop)
+
+    def update(self, data: Experience) -> dict[str, float]:
+        """See Learner.update."""
+        if self.threads:
+            torch.set_num_threads(self.threads[1])
+        return self.learner.update(data)
 
     def save(self) -> None:
         """Write model_<epoch>.pt, and beside it the optimizer, schedule and random numbers."""

@@ -36,7 +36,18 @@ def step(policy: nn.Module, obs: Tensor, state: State | None):
     if state is None:
         output, value = policy(obs)
         return output, value.float().reshape(-1), None
-    output, value, state = policy(obs, state)
+    lstm: Any = policy.recurrent
+    if obs.is_cuda or lstm.dropout or lstm.proj_size or lstm.bidirectional:
+        output, value, state = policy(obs, state)
+    else:  # cell by cell: on a CPU the layer's own kernel packs its weights anew for every step
+        core: Any = policy.policy
+        hidden, lookup = core.encode_observations(obs)
+        cells = []
+        for layer, weights in enumerate(lstm.all_weights):
+            cells.append(torch.lstm_cell(hidden, (state[0][layer], state[1][layer]), *weights))
+            hidden = cells[-1][0]
+        output, value = core.decode_actions(hidden, lookup)
+        state = tuple(torch.stack(part) for part in zip(*cells, strict=True))  # type: ignore[assignment]
     return output, value.float().reshape(-1), (state[0].float(), state[1].float())
 
 

@@ -20,7 +20,7 @@ def test_every_plan_fits():
         assert plan.env_batch_size % (n // plan.workers) == 0  # groups of whole workers
         assert n % plan.env_batch_size == 0  # groups of one size
         assert 1 <= plan.workers <= max(1, min(requested or n, 4 * c))
-        assert plan.torch_threads == (c - 1 if c > 2 else c)
+        assert (plan.rollout_threads, plan.update_threads) == (max(1, c // 2), c)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +44,12 @@ def test_choices(arguments, workers, env_batch_size):
 
 def test_the_sentence_says_what_was_chosen_and_what_was_asked_for():
     assert share_cores(13, 65, 5, 4).text == (
-        "4 cores: 65 envs in 5 workers, 5 groups of 13, 3 torch threads (asked for: 13 workers, groups of 5)"
+        "4 cores: 65 envs in 5 workers, 5 groups of 13, 2 torch threads in rollouts and 4 in updates "
+        "(asked for: 13 workers, groups of 5)"
     )
-    assert share_cores(None, 1, None, 1).text == "1 cores: 1 envs in 1 worker, 1 group of 1, 1 torch thread"
+    assert share_cores(None, 1, None, 1).text == (
+        "1 cores: 1 envs in 1 worker, 1 group of 1, 1 torch thread in rollouts and 1 in updates"
+    )
 
 
 def test_a_plan_is_what_make_takes():

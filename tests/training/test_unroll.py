@@ -35,3 +35,20 @@ def test_feed_forward_policies_have_no_state():
     one, value, state = step(policy, obs[:, 1], None)
     assert state is None and torch.allclose(logits.view(2, 3, -1)[:, 1], one)
     assert torch.allclose(values.view(2, 3)[:, 1], value)
+
+
+@pytest.mark.parametrize(
+    "lstm", [dict(num_layers=1), dict(num_layers=2), dict(bias=False), dict(num_layers=2, dropout=0.5)]
+)
+def test_one_step_is_what_the_policy_does(lstm):
+    policy = tiny_policy(Countdown([3, 3]))
+    size = policy.recurrent.hidden_size
+    policy.recurrent = torch.nn.LSTM(policy.recurrent.input_size, size, **lstm)
+    obs, state = torch.randn(5, 4), tuple(torch.randn_like(s) for s in initial_state(policy, 5))
+    found = []
+    for run in (policy, lambda obs, state: step(policy, obs, state)):
+        torch.manual_seed(0)  # of the dropout
+        logits, value, (h, c) = run(obs, state)
+        found.append((logits, value.flatten(), h, c))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
