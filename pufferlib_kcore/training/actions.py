@@ -13,7 +13,12 @@ from torch.distributions import Normal
 
 
 def sample(output, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Draw one action per row.  -> actions (B,), (B, k) or (B, d) and their log probability (B,)."""
+    """Draw one action per row.  -> actions (B,), (B, k) or (B, d) and their log probability (B,).
+
+    Drawn on the generator's device, and there they stay: a seed means the same with and without a GPU.
+    """
+    if generator is not None:
+        output = _moved(output, generator.device)
     if isinstance(output, Normal):
         mean, std = output.loc.float(), output.scale.float()
         actions = mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
@@ -22,6 +27,12 @@ def sample(output, generator: torch.Generator | None = None) -> tuple[Tensor, Te
     else:
         actions = torch.stack([_categorical(logits, generator) for logits in output], dim=-1)
     return actions, score(output, actions)[0]
+
+
+def _moved(output, device: torch.device):
+    if isinstance(output, Normal):
+        return Normal(output.loc.to(device), output.scale.to(device), validate_args=False)
+    return output.to(device) if isinstance(output, Tensor) else [logits.to(device) for logits in output]
 
 
 def mode(output) -> Tensor:

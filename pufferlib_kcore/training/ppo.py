@@ -71,6 +71,7 @@ class Learner:
 
     minibatch_size: steps; bptt: steps of a segment, over which gradients flow back through the LSTM, from the
     state that the rollout had before the segment. Each of `update_epochs` passes shuffles the segments anew.
+    cpu_offload: leave the rollout's observations in main memory, and bring each minibatch's to the policy.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class Learner:
         clock: Clock,
         autocast,
         together: Group = ALONE,
+        cpu_offload: bool = False,
     ):
-        self.together = together
+        self.together, self.cpu_offload = together, cpu_offload
         self.policy, self.optimizer, self.objective = policy, optimizer, objective
         self.rows, self.bptt, self.update_epochs = minibatch_size // bptt, bptt, update_epochs
         self.gamma, self.gae_lambda = gamma, gae_lambda
@@ -123,9 +125,13 @@ class Learner:
                 "valid": valid,
                 "starts": data.starts[:, :-1],
             }
-            columns = {name: segments(column) for name, column in columns.items()}
-            if data.state_h is not None and data.state_c is not None:
-                states = (data.state_h.flatten(1, 2), data.state_c.flatten(1, 2))  # (L, N * S, H)
+            stay = ("obs",) if self.cpu_offload else ()
+            columns = {
+                name: segments(column) if name in stay else self._near(segments(column))
+                for name, column in columns.items()
+            }
+            if data.state_h is not None and data.state_c is not None:  # (L, N * S, H)
+                states = tuple(self._near(state.flatten(1, 2)) for state in (data.state_h, data.state_c))
             else:
                 states = None
 
@@ -142,10 +148,13 @@ class Learner:
         losses["explained_variance"] = explained_variance(values[valid], returns[valid])
         return losses
 
+    def _near(self, column: Tensor) -> Tensor:
+        return column.to(self.device, non_blocking=True)
+
     def _minibatch(self, columns: dict[str, Tensor], states, rows: Tensor) -> Tensor:
         with self.clock("train_misc"):
-            batch = {name: column[rows].to(self.device) for name, column in columns.items()}
-            state = None if states is None else tuple(s[:, rows].to(self.device) for s in states)
+            batch = {name: self._near(column[rows.to(column.device)]) for name, column in columns.items()}
+            state = None if states is None else tuple(s[:, rows.to(s.device)] for s in states)
             keep = batch["valid"].flatten()
             names = ("log_prob", "value", "advantage", "returns")
             old_log_prob, old_value, advantage, returns = (batch[name].flatten()[keep] for name in names)

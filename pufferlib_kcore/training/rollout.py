@@ -107,6 +107,9 @@ class Collector:
             state_h=torch.zeros(segments) if segments else None,
             state_c=torch.zeros(segments) if segments else None,
         )
+        if self.device.type == "cuda":  # pinned, so that the GPU takes them while it computes
+            for name, column in vars(self.data).items():
+                setattr(self.data, name, None if column is None else column.pin_memory())
         self.ids = [slice(int(ids[0]), int(ids[-1]) + 1) for ids in vec.groups]
         self.held: list[Tensor | None] = [None] * len(self.ids)  # observations received and not yet acted on
         self.ended = torch.ones(N, dtype=torch.bool)  # the next observation starts an episode

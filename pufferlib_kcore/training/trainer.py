@@ -102,6 +102,7 @@ class Trainer:
             clock=self.clock,
             autocast=autocast,
             together=self.together,
+            cpu_offload=t.cpu_offload,
         )
 
     def fit(self, stop: Callable[[], bool] = lambda: False) -> bool:
