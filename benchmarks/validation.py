@@ -26,16 +26,24 @@ sys.path.insert(0, str(REPO))
 from pufferlib_kcore.store import MettaFolder, Run  # noqa: E402
 
 OUT = REPO / "benchmarks/validation"
-SMALL = "--target-params 0.2 0.1 0.05 --kinds original collapsed ablated scratch scratch-full --vec serial"
-TASKS = {  # name: arguments of kcore.sh
-    "cartpole": f"{SMALL} --seeds 1 2 3 4 5 --train.total-timesteps 245760",
-    "memory_cue": f"{SMALL} --seeds 1 2 3 4 5 --train.total-timesteps 245760",
-    "half_cheetah": "--target-params 0.2 0.1 0.05 --kinds original collapsed ablated scratch --vec serial "
-    "--seeds 1 2 3 --train.total-timesteps 1105920",
-    "half_cheetah_distilled": "--target-params 0.2 0.1 0.05 --kinds original collapsed --vec serial "
-    "--seeds 1 2 3 --train.total-timesteps 1105920 --collapse.calibrate 16384 --collapse.distill 3000",
-    "beam_rider": "--target-params 0.2 --kinds original collapsed ablated scratch --seeds 1 2 "
-    "--train.total-timesteps 737280",
+SIZES = "--target-params 0.2 0.1 0.05 --vec serial"
+CONTROLS = "--kinds original collapsed ablated scratch"
+PAIR = "--kinds original collapsed"
+TASKS = {  # name: the arguments of kcore.sh, once or more; more seeds of the pair that is hard to tell apart
+    "cartpole": (f"{SIZES} {CONTROLS} scratch-full --seeds 1 2 3 4 5 --train.total-timesteps 245760",),
+    "memory_cue": (
+        f"{SIZES} {CONTROLS} scratch-full --seeds 1 2 3 4 5 --train.total-timesteps 245760",
+        f"{SIZES} {PAIR} --seeds 6 7 8 9 10 --train.total-timesteps 245760",
+    ),
+    "half_cheetah": (
+        f"{SIZES} {CONTROLS} --seeds 1 2 3 --train.total-timesteps 1105920",
+        f"{SIZES} {PAIR} --seeds 4 5 6 7 8 --train.total-timesteps 1105920",
+    ),
+    "half_cheetah_distilled": (
+        f"{SIZES} {PAIR} --seeds 1 2 3 4 5 6 --train.total-timesteps 1105920 "
+        "--collapse.calibrate 16384 --collapse.distill 3000",
+    ),
+    "beam_rider": (f"--target-params 0.2 {CONTROLS} --seeds 1 2 --train.total-timesteps 737280",),
 }
 TRAINED = {  # those that benchmarks/faithfulness.py does not train: arguments of demo.py
     "beam_rider": "--env beam_rider --vec multiprocessing --seed 1 --train.total-timesteps 614400",
@@ -67,8 +75,11 @@ def take(task: str, runs: Path, train_dir: Path) -> None:
 def work(task: str, train_dir: Path, passed: list[str]) -> int:
     epoch = MettaFolder(train_dir / task).latest()[0]
     words = ["--exp-name", task, "--epoch-idx", str(epoch), "--train-dir", str(train_dir), "--track", "none"]
-    command = ["bash", str(REPO / "kcore.sh"), *words, *TASKS[task].split(), *passed]
-    return subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}).returncode
+    status = 0
+    for arguments in TASKS[task]:
+        command = ["bash", str(REPO / "kcore.sh"), *words, *arguments.split(), *passed]
+        status |= subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}).returncode
+    return status
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -81,11 +92,11 @@ def interval(row: dict[str, str], form: str) -> str:
     return f" [{float(row['low']):{form}}, {float(row['high']):{form}}]" if row["low"] else ""
 
 
-def summary(task: str, report: Path, command: str) -> list[str]:
+def summary(task: str, report: Path, commands: list[str]) -> list[str]:
     """A Markdown table: a row a size, a column a kind."""
     finals, better = read(report / "finals.csv"), read(report / "improvements.csv")
     kinds = list(dict.fromkeys(row["kind"] for row in finals if row["seeds"] != "0"))
-    lines = [f"## {task}", "", f"`{command}`", ""]
+    lines = [f"## {task}", "", *(line for command in commands for line in (f"`{command}`", ""))]
     lines += [f"| kept | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
     for setting in dict.fromkeys(row["setting"] for row in finals):
         rows = {row["kind"]: row for row in finals if row["setting"] == setting}
@@ -126,7 +137,8 @@ def show(train_dir: Path) -> None:
             elif path.suffix == ".csv":
                 (OUT / task / path.name).write_text(path.read_text().replace(str(train_dir), "train_dir"))
         epoch = MettaFolder(train_dir / task).latest()[0]
-        lines += summary(task, report, f"bash kcore.sh --exp-name {task} --epoch-idx {epoch} {TASKS[task]}")
+        program = f"bash kcore.sh --exp-name {task} --epoch-idx {epoch}"
+        lines += summary(task, report, [f"{program} {arguments}" for arguments in TASKS[task]])
     (OUT / "results.md").write_text("\n".join(lines))
     print("\n".join(lines))
 

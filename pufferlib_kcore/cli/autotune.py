@@ -44,13 +44,13 @@ def measured(settings: Settings, backend: str, choice: dict[str, Any]) -> float:
 
 
 def shares(settings: Settings, cores: int) -> Iterator[dict[str, Any]]:
-    """Workers that divide the environments, one or two groups of them, threads from few to all cores."""
+    """Workers that divide the environments, one or two groups of them, threads as planned or all but one."""
     envs = settings.train.num_envs
     for workers in sorted({w for w in (1, cores // 2, cores - 1, cores) if w >= 1 and envs % w == 0}):
         for groups in (1, 2):
             if envs % groups or (groups == 2 and workers % 2):
                 continue
-            for threads in sorted({max(1, cores - 1), cores}):
+            for threads in ("auto", max(1, cores - 1)):
                 yield {
                     "num_envs": envs,
                     "num_workers": workers,

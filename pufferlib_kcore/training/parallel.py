@@ -127,7 +127,7 @@ def normalized(x: Tensor, together: Group) -> Tensor:
     return (x - total / count) / ((squares / (count - 1)).sqrt() + 1e-8)
 
 
-def lists(episodes: Any, together: Group) -> None:
+def join_episodes(episodes: Any, together: Group) -> None:
     """Put the episodes of all processes into each one's record.  Edits `episodes`"""
     episodes.returns = together.joined(episodes.returns)
     episodes.lengths = together.joined(episodes.lengths)

@@ -16,7 +16,7 @@ from torch import nn
 from pufferlib_kcore.store import checkpoints
 from pufferlib_kcore.training import memory, precision
 from pufferlib_kcore.training.clock import Clock
-from pufferlib_kcore.training.parallel import ALONE, Group, lists
+from pufferlib_kcore.training.parallel import ALONE, Group, join_episodes
 from pufferlib_kcore.training.ppo import Learner, Objective
 from pufferlib_kcore.training.rollout import Collector, Diverged, Episodes, Experience, Interrupted
 from pufferlib_kcore.training.unroll import is_recurrent
@@ -192,7 +192,7 @@ class Trainer:
             group["lr"] = lr
 
     def _report(self, losses: dict[str, float], episodes: Episodes, sps: float, uptime: float) -> None:
-        lists(episodes, self.together)
+        join_episodes(episodes, self.together)
         if not self.together.leads:
             return
         record = {
