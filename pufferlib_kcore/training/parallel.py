@@ -7,9 +7,10 @@ all of them, so that so many processes learn what one would learn from the same 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +29,7 @@ class Group:
     rank: int = 0
     size: int = 1
     here: int = 1  # of them, on this machine
+    _shared: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def leads(self) -> bool:
@@ -43,14 +45,35 @@ class Group:
 
     def average_gradients(self, policy: nn.Module) -> None:
         """Each gradient becomes its mean over the processes, in one exchange."""
-        if self.size > 1:
-            gradients = [p.grad for p in policy.parameters() if p.grad is not None]
-            flat = torch.cat([g.flatten() for g in gradients])
-            dist.all_reduce(flat)
-            for gradient, part in zip(
-                gradients, (flat / self.size).split([g.numel() for g in gradients]), strict=True
-            ):
-                gradient.copy_(part.view_as(gradient))
+        if self.size == 1:
+            return
+        gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+        count = sum(g.numel() for g in gradients)
+        if self.here == self.size and not gradients[0].is_cuda:
+            mean = self._mean_in_shared_memory(gradients, count)
+        else:
+            mean = torch.cat([g.flatten() for g in gradients])
+            dist.all_reduce(mean)
+            mean /= self.size
+        for gradient, part in zip(gradients, mean.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def _mean_in_shared_memory(self, gradients: list[Tensor], count: int) -> Tensor:
+        """(count,): each process writes its gradients where all see them, and averages a part of all."""
+        if count not in self._shared:
+            path = self.first(lambda: shared_file((self.size + 1) * count * 4))
+            flat = torch.from_file(path, shared=True, size=(self.size + 1) * count)
+            self._shared[count] = flat.view(self.size + 1, count)
+            dist.barrier()
+            if self.leads:
+                os.unlink(path)  # the memory stays until the last process ends
+        every, mean = self._shared[count][:-1], self._shared[count][-1]
+        torch.cat([g.flatten() for g in gradients], out=every[self.rank])
+        dist.barrier()
+        own = slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+        torch.mean(every[:, own], 0, out=mean[own])
+        dist.barrier()
+        return mean
 
     def any(self, said: bool) -> bool:
         """Whether one of the processes says so."""
@@ -100,6 +123,20 @@ class Group:
 
 
 ALONE = Group()
+
+
+def shared_file(size: int) -> str:
+    """A new file of so many bytes, in memory where the system has room for it there."""
+    memory = "/dev/shm"
+    try:
+        room = os.statvfs(memory)
+        folder = memory if room.f_bavail * room.f_frsize > size else None
+    except OSError:
+        folder = None
+    file, path = tempfile.mkstemp("-gradients", dir=folder)
+    os.truncate(file, size)
+    os.close(file)
+    return path
 
 
 @contextmanager

@@ -45,10 +45,10 @@ def part_of(data: Experience, rank: int, size: int) -> Experience:
     return replace(data, **own)
 
 
-def one_of_two(rank, folder):
+def one_of_two(rank, folder, here):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     policy, data = experience()
-    together = Group(rank, 2, 2)
+    together = Group(rank, 2, here)
     parameters, losses = updated(policy, part_of(data, rank, 2), together)
     torch.save((parameters, losses), f"{folder}/{rank}.pt")
     assert together.any(rank == 1) and not together.any(False)
@@ -57,8 +57,10 @@ def one_of_two(rank, folder):
     dist.destroy_process_group()
 
 
-def test_two_processes_learn_what_one_learns_from_all_steps(tmp_path):
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+@pytest.mark.parametrize("here", [1, 2])
+def test_two_processes_learn_what_one_learns_from_all_steps(tmp_path, here):
+    """Over sockets, and in the memory that processes of one machine share."""
+    torch.multiprocessing.spawn(one_of_two, (str(tmp_path), here), nprocs=2)
     policy, data = experience()
     counts = [int(part_of(data, rank, 2).valid.sum()) for rank in range(2)]
     assert counts[0] != counts[1]
