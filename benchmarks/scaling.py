@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py            # some minutes on all cores; writes to benchmarks/scaling
 
-Speed: BeamRider, 16 envs, batch 4,096, minibatch 1,024, bptt 8, 3 update epochs; the entrants in turn, steps/s of
-whole epochs after the first. Learning: CartPole with an LSTM as in benchmarks/learning.py, one process and two,
-the same global batch.
+Speed: BeamRider, 16 envs, batch 4,096, minibatch 1,024, bptt 8, 3 update epochs; entrants in turn, steps/s of
+whole epochs after the first. Learning: CartPole with an LSTM as in benchmarks/learning.py, one process and
+two, the same global batch.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ SMALL = (
 
 @pytest.fixture
 def cluster():
-    """Two nodes of one CPU each, on this machine."""
+    """Two nodes on this machine, either with room for all workers."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     try:
-        made.add_node(num_cpus=1)
+        made.add_node(num_cpus=4)
         made.wait_for_nodes(PATIENCE)
         yield made
     finally:
