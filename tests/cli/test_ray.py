@@ -35,12 +35,22 @@ def cluster():
         made.shutdown()
 
 
-def train(folder, cluster, *words):
-    """demo.py, training in a folder on the cluster."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": cluster.address}
-    command = [sys.executable, str(REPO / "demo.py"), *SMALL, *map(str, words)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True)
+@pytest.fixture
+def train(tmp_path, cluster):
+    """Starts demo.py, training on the cluster; it does not outlive the test."""
+    started = []
+
+    def start(*words):
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": cluster.address}
+        command = [sys.executable, str(REPO / "demo.py"), *SMALL, *map(str, words)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=env, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.kill()
+        program.communicate()
 
 
 def epochs(run):
@@ -54,8 +64,8 @@ def nodes_of_workers():
 
 
 @pytest.mark.slow
-def test_a_node_lost_in_training_is_one_sentence_and_resume_goes_on_with_the_other(tmp_path, cluster):
-    program = train(tmp_path, cluster, "--train.total-timesteps", 10**7, "--train.checkpoint-interval", 10**6)
+def test_a_node_lost_in_training_is_one_sentence_and_resume_goes_on_with_the_other(tmp_path, cluster, train):
+    program = train("--train.total-timesteps", 10**7, "--train.checkpoint-interval", 10**6)
     run = Run(tmp_path / "experiments/base")
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and program.poll() is None:
@@ -76,7 +86,7 @@ def test_a_node_lost_in_training_is_one_sentence_and_resume_goes_on_with_the_oth
     assert [epoch for epoch, _ in run.checkpoints()] == [done[-1]]  # saved when the node was lost
 
     more = (done[-1] + 2) * 256
-    program = train(tmp_path, cluster, "--resume", "--train.total-timesteps", more)
+    program = train("--resume", "--train.total-timesteps", more)
     out, err = program.communicate(timeout=PATIENCE)
     assert (program.returncode, err) == (0, "")
     assert " nodes=1\n" in out and "raylet" not in out
