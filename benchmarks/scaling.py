@@ -110,13 +110,15 @@ def lessons(seeds: int, folder: Path) -> list[dict]:
 
 def tables(result: dict) -> str:
     """What was found, in Markdown."""
-    machine = result["machine"]
-    text = ["# Scaling", "", "`" + result["command"] + "`", ""]
-    text += [
-        f"{machine['cores']} cores of {machine['cpu']}, torch {result['versions']['torch']}, no GPU.",
-        "",
-    ]
-    rows = result["speed"]
+    rows, runs = result["speed"]["runs"], result["learning"]["runs"]
+    text = ["# Scaling", ""]
+    for name, part in result.items():
+        machine, version, load = part["machine"], part["versions"]["torch"], part["load_before"][0]
+        text.append(f"- {name}: `{part['command']}` at commit {part['git_commit'][:10]}, {part['time']};")
+        text.append(
+            f"  {machine['cores']} cores of {machine['cpu']}, torch {version}; load before it {load:.1f}"
+        )
+    text.append("")
     by_name = {name: [r["steps_per_second"] for r in rows if r["entrant"] == name] for name in ENTRANTS}
     base = by_name["one process"]
     text += ["## Steps/s", "", f"`{BEAM_RIDER}`, whole epochs after the first, median [least, most]", ""]
@@ -135,11 +137,11 @@ def tables(result: dict) -> str:
         f"`{CARTPOLE}`, interquartile mean over seeds [95% bootstrap interval]",
         "",
     ]
-    text += ["| | final return (last tenth) | mean return of all epochs | seeds |", "|---|---|---|---|"]
-    lessons = {name: [r for r in result["learning"] if r["entrant"] == name] for name in LEARNERS}
-    for name, runs in lessons.items():
-        ends, wholes = ([r[key] for r in runs] for key in ("final", "whole"))
-        shown = ", ".join(f"{r['seed']}: {r['final']:.4g}, {r['whole']:.4g}" for r in runs)
+    text += ["| | final return (last tenth) | mean return of all epochs | seed: both |", "|---|---|---|---|"]
+    lessons = {name: [r for r in runs if r["entrant"] == name] for name in LEARNERS}
+    for name, own in lessons.items():
+        ends, wholes = ([r[key] for r in own] for key in ("final", "whole"))
+        shown = ", ".join(f"{r['seed']}: {r['final']:.4g}, {r['whole']:.4g}" for r in own)
         text.append(f"| {name} | {interquartile_mean(ends)} | {interquartile_mean(wholes)} | {shown} |")
     two, one = ([[r["whole"] for r in lessons[name]]] for name in ("torchrun, 2", "one process"))
     text += ["", f"Probability that two processes have the higher mean return: {improvement(two, one)}", ""]
@@ -156,13 +158,13 @@ def figure(result: dict) -> Figure:
     drawn = Figure(figsize=(9, 3.2), layout="constrained")
     left, right = drawn.subplots(1, 2)
     for place, name in enumerate(ENTRANTS):
-        found = [r["steps_per_second"] for r in result["speed"] if r["entrant"] == name]
+        found = [r["steps_per_second"] for r in result["speed"]["runs"] if r["entrant"] == name]
         left.bar(place, statistics.median(found), color="tab:blue", alpha=0.5)
         left.plot([place] * len(found), found, "k.")
     left.set(title="BeamRider", ylabel="steps/s", xticks=range(len(ENTRANTS)), xticklabels=list(ENTRANTS))
     left.tick_params("x", labelrotation=15)
     for color, name in zip(("tab:blue", "tab:orange"), LEARNERS, strict=True):
-        runs = [r for r in result["learning"] if r["entrant"] == name]
+        runs = [r for r in result["learning"]["runs"] if r["entrant"] == name]
         for run in runs:
             right.plot(run["agent_steps"], run["episode_return"], color=color, lw=0.5)
         steps = np.unique(np.concatenate([run["agent_steps"] for run in runs]))
@@ -177,18 +179,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", choices=("speed", "learning"), help="one part; the other stays as it is")
     args = parser.parse_args()
-    about = provenance(REPO)
-    result = {key: about[key] for key in ("machine", "versions", "git_commit", "time")}
-    result["command"] = " ".join(["python benchmarks/scaling.py", *sys.argv[1:]])
-    with tempfile.TemporaryDirectory() as folder:
-        result["speed"] = speeds(args.rounds, Path(folder))
-        result["learning"] = lessons(args.seeds, Path(folder))
     OUT.mkdir(exist_ok=True)
-    (OUT / "scaling.json").write_text(json.dumps(result) + "\n")
-    (OUT / "results.md").write_text(tables(result))
-    figure(result).savefig(OUT / "scaling.png", dpi=100)
-    print((OUT / "results.md").read_text())
+    path = OUT / "scaling.json"
+    result = json.loads(path.read_text()) if path.exists() else {}
+    for part, measure, times in (("learning", lessons, args.seeds), ("speed", speeds, args.rounds)):
+        if args.only in (None, part):
+            about = provenance(REPO)
+            kept = {key: about[key] for key in ("machine", "versions", "git_commit", "time")}
+            kept["command"] = " ".join(["python benchmarks/scaling.py", *sys.argv[1:]])
+            kept["load_before"] = os.getloadavg()
+            with tempfile.TemporaryDirectory() as folder:
+                kept["runs"] = measure(times, Path(folder))
+            result[part] = kept
+            path.write_text(json.dumps(result) + "\n")
+    if len(result) == 2:
+        (OUT / "results.md").write_text(tables(result))
+        figure(result).savefig(OUT / "scaling.png", dpi=100)
+        print((OUT / "results.md").read_text())
 
 
 if __name__ == "__main__":
