@@ -226,8 +226,9 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
                 f"try a smaller --train.learning-rate or --train.max-grad-norm"
             )
         except WorkerDied as error:
+            then = "\nThe" if "\n" in str(error) else "; the"
             return failed(
-                f"{error}\nThe run stopped in {run.path}; go on with --resume --exp-id {run.exp_id}"
+                f"{error}{then} run stopped in {run.path}; go on with --resume --exp-id {run.exp_id}"
             )
     say(ending(run, env_name, finished, job.collapse, args))
     return 0
@@ -250,6 +251,8 @@ def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: 
         threads=t,
         precision=trainer.precision,
     )
+    if world.backend == "ray":
+        fields["nodes"] = len(set(world.vec.nodes))
     if collapse:
         fields |= dict(
             collapsed_from=collapse["source"],

@@ -12,7 +12,7 @@ from torch import nn
 
 from pufferlib_kcore import environments
 from pufferlib_kcore import settings as settings_room
-from pufferlib_kcore.environments import cores, vector
+from pufferlib_kcore.environments import cores, ray_cluster, vector
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import space_to_plain, spec_from
 from pufferlib_kcore.policies.restore import Restored, restore
@@ -90,7 +90,10 @@ def open_world(settings: Settings, backend: str, together: Group = ALONE) -> Wor
     envs = together.part(t.num_envs, "num_envs")
     own = None if together.size == 1 else max(1, cores.available_cores() // together.here)
     groups = None if t.env_batch_size is None else max(1, t.env_batch_size // together.size)
-    plan = cores.share_cores(t.num_workers, envs, groups, own)
+    elsewhere = None
+    if backend == "ray":
+        elsewhere = max(1, ray_cluster.connect() // together.size)
+    plan = cores.share_cores(t.num_workers, envs, groups, own, elsewhere)
     vec = vector.make(creator(settings), backend, envs, plan.workers, plan.env_batch_size, t.seed)
     return World(vec, plan, backend)
 

@@ -27,7 +27,11 @@ def available_cores() -> int:
 
 
 def share_cores(
-    requested_workers: int | None, num_envs: int, env_batch_size: int | None = None, cores: int | None = None
+    requested_workers: int | None,
+    num_envs: int,
+    env_batch_size: int | None = None,
+    cores: int | None = None,
+    elsewhere: int | None = None,
 ) -> Plan:
     """Workers, groups and torch threads for num_envs envs.
 
@@ -35,9 +39,10 @@ def share_cores(
     cores busy, has groups of nearly the size asked for (by default two groups where there are two cores:
     one steps while the policy computes the other's actions), and no more workers than that takes. Workers
     sleep when they wait: torch gets half of the cores beside them, and all of them when it learns.
-    requested_workers: at most so many, or None.
+    requested_workers: at most so many, or None. elsewhere: the cores of the workers, where they have others.
     """
-    cores = available_cores() if cores is None else cores
+    own = available_cores() if cores is None else cores
+    cores = elsewhere or own
     limit = max(1, min(requested_workers or num_envs, num_envs, 4 * cores))
     wanted = num_envs / env_batch_size if env_batch_size else min(2, cores)
     wanted = min(wanted, max(2, cores))
@@ -48,11 +53,12 @@ def share_cores(
 
     workers, groups = min(((w, g) for w in _divisors(num_envs) if w <= limit for g in _divisors(w)), key=cost)
     size = num_envs // groups
-    rollout = max(1, cores // 2)  # torch's threads wait by spinning: with more, the workers starve
+    rollout = max(1, own // 2)  # torch's threads wait by spinning: with more, the workers starve
+    place = " on Ray" if elsewhere else ""
     text = (
-        f"{cores} cores: {num_envs} envs in {workers} worker{'s' * (workers > 1)}, "
+        f"{cores} cores{place}: {num_envs} envs in {workers} worker{'s' * (workers > 1)}, "
         f"{groups} group{'s' * (groups > 1)} of {size}, "
-        f"{rollout} torch thread{'s' * (rollout > 1)} in rollouts and {cores} in updates"
+        f"{rollout} torch thread{'s' * (rollout > 1)} in rollouts and {own} in updates"
     )
     changed = []
     if requested_workers and requested_workers != workers:
@@ -61,7 +67,7 @@ def share_cores(
         changed.append(f"groups of {env_batch_size}")
     if changed:
         text += f" (asked for: {', '.join(changed)})"
-    return Plan(workers, size, rollout, cores, text)
+    return Plan(workers, size, rollout, own, text)
 
 
 def _divisors(n: int) -> list[int]:

@@ -115,7 +115,7 @@ def make(
     env_batch_size: int | None = None,
     seed: int = 0,
 ) -> VecEnv:
-    """num_envs envs, made by creator(), in num_envs / env_batch_size groups (serial and ray: in one).
+    """num_envs envs, made by creator(), in num_envs / env_batch_size groups (serial: in one).
 
     num_workers: processes, each with num_envs / num_workers envs; a group is made of whole workers
     (`cores.share_cores` finds numbers that fit). seed: for reset() without one. Raises UserError for an
@@ -131,12 +131,6 @@ def make(
     num_workers = num_workers or num_envs
     if num_envs % num_workers:
         raise UserError(f"{num_envs} envs cannot be shared evenly by {num_workers} workers: choose a divisor")
-    if backend == "ray":
-        from pufferlib_kcore.environments.ray_cluster import Ray
-
-        return Ray(creators, num_workers, seed)
-    from pufferlib_kcore.environments.processes import Multiprocessing
-
     env_batch_size = env_batch_size or num_envs
     if num_envs % env_batch_size or env_batch_size % (num_envs // num_workers):
         raise UserError(
@@ -144,4 +138,10 @@ def make(
             "env_batch_size must divide num_envs and be a multiple of num_envs / num_workers = "
             f"{num_envs // num_workers}"
         )
+    if backend == "ray":
+        from pufferlib_kcore.environments.ray_cluster import Ray
+
+        return Ray(creators, num_workers, env_batch_size, seed)
+    from pufferlib_kcore.environments.processes import Multiprocessing
+
     return Multiprocessing(creators, num_workers, env_batch_size, seed)

@@ -1,5 +1,6 @@
 """Vectorization: the same numbers on every backend, PufferLib's dummy step, seeds, groups in any rhythm."""
 
+import math
 import multiprocessing
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from pufferlib_kcore.environments import make_creator
+from pufferlib_kcore.environments import make_creator, ray_cluster
 from pufferlib_kcore.environments.quiet import quiet
 from pufferlib_kcore.environments.vector import make
 from pufferlib_kcore.errors import UserError
@@ -124,20 +125,70 @@ def test_every_env_has_its_own_seed(way):
 
 @pytest.mark.slow
 def test_ray_answers_the_same_and_reports_what_went_wrong():
+    import ray
+
     from pufferlib_kcore.environments.vector import WorkerDied
 
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)  # half a CPU for each worker
     creator = make_creator("cartpole")
-    vec = make(creator, "ray", 4, 2, seed=11)
     try:
+        vec = make(creator, "ray", 4, 2, 2, seed=11)
         assert same(roll(vec, 40, None), run(creator, WAYS[0], seed=11))  # each env its own seed, too
+        assert same(roll(vec, 20, 5), run(creator, WAYS[0], steps=20, seed=5))  # with steps under way
         vec.reset(1)
-        vec.recv(0)
-        vec.send(0, np.full(4, 9))
+        vec.recv(1)
+        vec.send(1, np.full(2, 9))
         with pytest.raises(WorkerDied, match=r"AssertionError: 9 .* invalid"):
-            vec.recv(0)
+            vec.recv(1)
+        vec.close()
+        vec.close()
+        assert ray.is_initialized()  # it was here before
     finally:
-        vec.close()
-        vec.close()
+        ray.shutdown()
+
+
+@pytest.mark.slow
+def test_workers_that_ray_has_no_room_for_or_cannot_make_are_one_sentence(monkeypatch):
+    import ray
+
+    class Other:
+        """Somebody else's actor."""
+
+        def here(self):
+            return True
+
+    monkeypatch.setattr(ray_cluster, "PATIENCE", 3)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        other = ray.remote(num_cpus=1)(Other).remote()
+        ray.get(other.here.remote())
+        with pytest.raises(UserError, match=r"2 of 2 env workers .* has 1 CPUs on 1 nodes; free some"):
+            make(make_creator("cartpole"), "ray", 2, 2)
+        ray.kill(other)
+        monkeypatch.setattr(ray_cluster, "PATIENCE", 120)
+        with pytest.raises(UserError, match=r"could not start \(ModuleNotFoundError: .*environments"):
+            make(toys.three, "ray", 2, 2)  # the tests' own folder is no package that Ray's workers know
+    finally:
+        ray.shutdown()
+
+
+def test_every_worker_gets_a_part_of_a_small_cluster():
+    for cpus in range(1, 9):
+        for workers in range(1, 40):
+            part = ray_cluster.share(workers, cpus)
+            assert 0 < part <= 1 and cpus * math.floor(1 / part) >= workers
+            assert part == 1 or cpus < workers
+    assert ray_cluster.share(3, 0) == 0
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere.invalid:6379", "127.0.0.1"])
+def test_no_cluster_at_the_address_is_one_sentence(monkeypatch, address):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(
+        UserError, match=rf"^no Ray cluster answers at RAY_ADDRESS={address} \(.*\): start one"
+    ):
+        make(toys.three, "ray", 2)
 
 
 def test_a_group_may_be_held_while_others_go_on():
