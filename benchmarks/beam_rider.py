@@ -66,8 +66,19 @@ def records(run: Run, seed: int) -> list[dict]:
 def rival(seed: int, steps: int, trainer: str, folder: Path) -> list[dict]:
     """Train one seed with PufferLib's trainer.  -> records of its epochs"""
     out = folder / f"rival{seed}.jsonl"
-    command = [sys.executable, str(REPO / "benchmarks/rival.py"), "--trainer", trainer, "--vec", "serial"]
-    command += ["--threads", "1", "--seed", str(seed), "--steps", str(steps), "--out", str(out)]
+    command = [sys.executable, str(REPO / "benchmarks/rivals.py"), "pufferlib", "--trainer", trainer]
+    command += [
+        "--vec",
+        "serial",
+        "--threads",
+        "1",
+        "--seed",
+        str(seed),
+        "--steps",
+        str(steps),
+        "--out",
+        str(out),
+    ]
     subprocess.run(command, check=True)
     return [json.loads(line) for line in out.read_text().splitlines()]
 

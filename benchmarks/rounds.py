@@ -1,0 +1,139 @@
+"""Rounds: measurements that take turns on one machine, each in a process of its own; kept, and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from pufferlib_kcore.environments.quiet import ignore_pynvml  # noqa: E402
+
+ignore_pynvml()
+
+from pufferlib_kcore.store import provenance  # noqa: E402
+
+SETTINGS = {  # of every training that is measured
+    "train.num_envs": 16,
+    "train.batch_size": 4096,
+    "train.minibatch_size": 1024,
+    "train.bptt_horizon": 8,
+    "train.checkpoint_interval": 1_000_000,  # at the end alone
+}
+LIMIT = 3600  # seconds of one measurement
+
+
+class Failed(RuntimeError):
+    """A measurement's process did not end well; the message holds its last words."""
+
+
+def run(command: Sequence[object], log: Path) -> None:
+    """Run a program to its end, what it prints going to `log`; whatever it started ends with it.
+
+    Raises Failed.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as out:
+        words = [sys.executable, *map(str, command)]
+        child = subprocess.Popen(words, cwd=REPO, stdout=out, stderr=out, start_new_session=True)
+        try:
+            code: int | str = child.wait(LIMIT)
+        except subprocess.TimeoutExpired:
+            code = f"nothing within {LIMIT} s"
+        finally:  # env workers as well, which some trainers leave behind
+            try:
+                os.killpg(child.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            child.wait()
+    if code:
+        last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-3:]
+        raise Failed(f"exit status {code}: {' | '.join(last) or 'it said nothing'} ({log})")
+
+
+class Measured:
+    """Rows on disk, one a line, each written when it is measured; what is there is not measured again.
+
+    Rows of another commit or machine stay in the file and count for nothing.
+    """
+
+    def __init__(self, path: Path):
+        about = provenance(REPO)
+        self.about = {key: about[key] for key in ("machine", "versions", "git_commit")}
+        self.path, self.rows = path, []
+        if path.exists():
+            rows = map(json.loads, path.read_text().splitlines())
+            here = (self.about["git_commit"], self.about["machine"])
+            self.rows = [row for row in rows if (row["commit"], row["machine"]) == here]
+
+    def forget(self, table: str) -> None:
+        """Drop the rows of one table, those of other commits as well."""
+        if self.path.exists():
+            lines = self.path.read_text().splitlines(keepends=True)
+            self.path.write_text("".join(line for line in lines if json.loads(line)["table"] != table))
+        self.rows = [row for row in self.rows if row["table"] != table]
+
+    def find(self, **key: Any) -> dict[str, Any] | None:
+        return next((row for row in self.rows if all(row.get(k) == v for k, v in key.items())), None)
+
+    def add(self, **row: Any) -> dict[str, Any]:
+        self.rows.append(row)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        whole = row | {"commit": self.about["git_commit"], "machine": self.about["machine"]}
+        whole["time"] = time.strftime("%Y-%m-%dT%H:%M:%S")
+        with self.path.open("a") as file:
+            file.write(json.dumps(whole) + "\n")
+        return row
+
+
+def machine(section: dict[str, Any]) -> str:
+    """Where a section of results was measured.  section: with what `Measured.about` holds"""
+    m, commit = section["machine"], section["git_commit"] or "unknown"
+    return f"{m['cpu']}, {m['cores']} cores, torch {section['versions']['torch']}, commit {commit[:10]}."
+
+
+def in_turn(names: Sequence[str], turn: int) -> list[str]:
+    """Who is measured when: each round begins with another one.  turn: from 1"""
+    first = (turn - 1) % len(names) if names else 0
+    return [*names[first:], *names[:first]]
+
+
+def ratios(mine: dict[int, float], theirs: dict[int, float]) -> list[float]:
+    """Mine over theirs, in each round that has both."""
+    return [mine[turn] / theirs[turn] for turn in sorted(mine.keys() & theirs.keys())]
+
+
+def spread(values: Sequence[float]) -> dict[str, float] | None:
+    """{median, min, max}; None of nothing"""
+    if not values:
+        return None
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def cell(found: dict[str, float] | None, form: str, unit: str = "") -> str:
+    """1.64 x [1.59, 1.68]"""
+    if found is None:
+        return "-"
+    low, high = format(found["min"], form), format(found["max"], form)
+    return f"{found['median']:{form}}{unit} [{low}, {high}]"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table whose columns line up; all but the first to the right."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        rest = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
+        return f"| {' | '.join([row[0].ljust(widths[0]), *rest])} |"
+
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
+    return [line(header), rule, *map(line, rows)]
