@@ -52,6 +52,7 @@ class Entrant:
     settings: dict[str, list[str]]  # its name -> options; the fastest is taken
     program: list[str] = field(default_factory=lambda: ["demo.py", "--env", "beam_rider"])
     why_not: str | None = None  # it cannot run here
+    processes: int = 1  # that torchrun starts
 
     @property
     def ours(self) -> bool:
@@ -71,11 +72,15 @@ def entrants(trainer: str | None, tried: Sequence[int] | None = None) -> dict[st
     options = ["--vec", BACKENDS[0], "--train.precision", "float32"]
     found[f"{OURS}-float32"] = Entrant(f"ours, {BACKENDS[0]}, float32", {"auto": options})
 
+    together = max(n for n in range(1, cores + 1) if SETTINGS["train.num_envs"] % n == 0)
+    options = ["--vec", "serial", "--train.threads", "1"]
+    title = f"ours, torchrun, {together} processes"
+    found[f"{OURS}-torchrun"] = Entrant(title, {"1 thread each": options}, processes=together)
+
     tried = tried or range(1, cores + 1)
     threads = {f"{n} threads" if n > 1 else "1 thread": ["--threads", str(n)] for n in tried}
-    workers = max(n for n in range(1, cores + 1) if SETTINGS["train.num_envs"] % n == 0)
     both = {
-        f"{vec}, {name}": [*options, "--vec", vec, "--workers", str(workers)]
+        f"{vec}, {name}": [*options, "--vec", vec, "--workers", str(together)]
         for vec in ("serial", "multiprocessing")
         for name, options in threads.items()
     }
@@ -98,6 +103,8 @@ def steps_per_second(entrant: Entrant, setting: str, train: dict[str, Any], epoc
     folder.mkdir(parents=True)
     steps, options = (1 + epochs) * train["train.batch_size"], entrant.settings[setting]
     program = [REPO / entrant.program[0], *entrant.program[1:]]
+    if entrant.processes > 1:
+        program = ["-m", "torch.distributed.run", "--nproc-per-node", entrant.processes, *program]
     if entrant.ours:
         records, clock = folder / "run/metrics.jsonl", "uptime"
         all_settings = {**train, "train.total_timesteps": steps, "train.data_dir": folder}
