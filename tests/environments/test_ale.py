@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pufferlib_kcore import store
+from pufferlib_kcore.cli import main
 from pufferlib_kcore.environments import make_creator
 from pufferlib_kcore.environments.vector import make
 from pufferlib_kcore.errors import UserError
@@ -83,8 +84,9 @@ def test_rewards_ends_and_infos_are_those_of_the_other_backends(game, settings):
 
 
 def test_returns_are_sums_of_unclipped_rewards_between_ends():
-    raw = played(make_creator("space_invaders", frameskip=12), steps=160)
-    clipped = played(make_creator("space_invaders", frameskip=12, reward_clip=1.0), steps=160)
+    settings = {"frameskip": 12, "max_num_frames_per_episode": 480}
+    raw = played(make_creator("space_invaders", **settings), steps=100)
+    clipped = played(make_creator("space_invaders", reward_clip=1.0, **settings), steps=100)
     assert raw.infos == clipped.infos and max(np.max(r) for r in raw.rewards) > 1
     assert np.array_equal(np.clip(raw.rewards, -1, 1), clipped.rewards)
     rewards, ended = np.array(raw.rewards), np.array(raw.terminals) | np.array(raw.truncations)
@@ -96,7 +98,7 @@ def test_returns_are_sums_of_unclipped_rewards_between_ends():
             {"episode_return": rewards[starts[env] : t + 1, env].sum(), "episode_length": t - starts[env]}
         )
         starts[env] = t + 1
-    assert told == expected and len(told) >= 3
+    assert told == expected and len(told) >= 8
 
 
 def test_the_step_after_an_end_is_a_dummy():
@@ -284,11 +286,23 @@ def test_a_run_is_trained_collapsed_evaluated_and_resumed(trained):
     assert "episode_length=20 episodes=2" in out
 
 
+@pytest.fixture
+def here(trained, monkeypatch, capsys):
+    """Runs a command in this process, in the folder of `trained`.  -> (exit status, stdout, stderr)"""
+    monkeypatch.chdir(trained)
+
+    def run(*words):
+        status = main([str(word) for word in words])
+        return status, *capsys.readouterr()
+
+    return run
+
+
 @pytest.mark.parametrize(
     "name, vec, other", [("of_ale", "multiprocessing", "ale"), ("of_pufferlib", "ale", "multiprocessing")]
 )
-def test_preprocessings_do_not_mix(trained, name, vec, other):
-    before = sorted((trained / "experiments" / name).rglob("*"))
+def test_preprocessings_do_not_mix(trained, here, name, vec, other):
+    files = sorted((trained / "experiments" / name).rglob("*"))
     run = ("--vec", vec, "--env", "pong", "--exp-id", name)
     for words in (
         ("--mode", "train", "--resume", "--train.total-timesteps", 1024),
@@ -297,33 +311,25 @@ def test_preprocessings_do_not_mix(trained, name, vec, other):
         ("--mode", "collapse", "--collapse", "auto", "--collapse.target-params", 0.5),
         ("--mode", "eval", "--episodes", 1),
     ):
-        status, out, err = demo(trained, *words, *run)
-        assert (status, out) == (1, "")
-        assert re.fullmatch(
-            rf"demo.py: experiments/{name}/model_\S+ was trained on .*: use --vec {other}\n", err
-        )
-    assert sorted((trained / "experiments" / name).rglob("*")) == before
+        status, out, err = here(*words, *run)
+        assert (status, out) == (2, "")
+        said = rf"demo.py: experiments/{name}/model_\S+ was trained on .*: use --vec {other}\n"
+        assert re.fullmatch(said, err)
+    assert sorted((trained / "experiments" / name).rglob("*")) == files
 
 
-def test_a_checkpoint_that_says_nothing_is_pufferlib_s(trained):
-    path = checkpoint(trained, "of_pufferlib")
-    payload = torch.load(path, weights_only=True)
+def test_a_checkpoint_that_says_nothing_is_pufferlib_s(trained, here, tmp_path):
+    payload = torch.load(checkpoint(trained, "of_pufferlib"), weights_only=True)
     assert payload["env"].pop("preprocessing") == "pufferlib"
-    old = path.with_name("model_000009.pt")
-    store.checkpoints.save(old, payload)
-    few = ("--episodes", 1, "--env.max-num-frames-per-episode", 40)
-    try:
-        status, _, err = demo(trained, "--mode", "eval", "--vec", "ale", "--eval-model-path", old, *few)
-        assert status == 1 and err.endswith("use --vec multiprocessing\n")
-        status, out, err = demo(trained, "--mode", "eval", "--eval-model-path", old, *few)
-        assert (status, err) == (0, "") and "episodes=1" in out
-    finally:
-        old.unlink()
+    old = store.checkpoints.save(tmp_path / "model_000009.pt", payload)
+    words = "--mode", "eval", "--eval-model-path", old, "--episodes", 1
+    status, out, err = here(*words, "--vec", "ale")
+    assert (status, out) == (2, "") and err.endswith("use --vec multiprocessing\n")
+    status, out, _ = here(*words, "--env.max-num-frames-per-episode", 40)
+    assert status == 0 and "episode_length=10 episodes=1" in out
 
 
-def test_films_are_refused(trained):
+def test_films_are_refused(trained, here):
     path = checkpoint(trained, "of_ale")
-    status, _, err = demo(
-        trained, "--mode", "eval", "--vec", "ale", "--eval-model-path", path, "--capture-video"
-    )
-    assert status == 1 and err.startswith("demo.py: --vec ale has no pictures to film")
+    status, _, err = here("--mode", "eval", "--vec", "ale", "--eval-model-path", path, "--capture-video")
+    assert status == 2 and err.startswith("demo.py: --vec ale has no pictures to film")
