@@ -91,7 +91,7 @@ class Ale:
     def send(self, group: int, actions: np.ndarray) -> None:
         """Start the group's next step.  actions: (B,).  Raises ValueError for one that the game has not."""
         actions = as_actions(actions, len(self.groups[group]), self.single_action_space)
-        n = self.single_action_space.n
+        n = self.games[group].single_action_space.n
         if ((actions < 0) | (actions >= n)).any():  # ALE's thread would drop it, and recv wait for ever
             raise ValueError(f"actions are {actions}: expected 0 to {n - 1}")
         self.turns.take(group, "send", then="recv")
