@@ -15,7 +15,6 @@ from torch import nn
 from pufferlib_kcore import graph, store
 from pufferlib_kcore.analysis import frontier
 from pufferlib_kcore.cli import world as worlds
-from pufferlib_kcore.environments import vector
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import noise_inputs
 from pufferlib_kcore.policies.restore import Restored, restore
@@ -86,6 +85,7 @@ def stored_or_made(args: Args) -> Collapsed:
     if not folder.model_path.is_file():
         return collapse_run(args)
     restored = restore(folder.model_path)
+    worlds.check_preprocessing(restored.payload, args.vec, folder.model_path)
     made = restored.payload["collapse"]
     older = folder.model_path.stat().st_mtime_ns < path.stat().st_mtime_ns
     if older or made.get("settings") != asdict(args.settings.collapse) or made["source"] != str(path):
@@ -109,6 +109,7 @@ def collapse_run(args: Args) -> Collapsed:
     source, asked = source_run(args), args.settings.collapse.epoch
     epoch, path = source.nearest(asked)
     restored = worlds.restored(path, args)
+    worlds.check_preprocessing(restored.payload, args.vec, path)
     found = searched(args, source, restored) if args.collapse == "auto" else merged(args, source, restored)
     optimizer, note = carried_optimizer(source, epoch, restored, found.result)
 
@@ -226,9 +227,9 @@ def recorded(args: Args, source: runs.Run, restored: Restored) -> Recorded:
         text = "fitted to made-up observations, measured on none of the environment's"
         return Recorded(calibrate, held_out, [], text)
     started, envs = time.monotonic(), min(16, settings.train.num_envs)
-    vec = vector.make(worlds.creator(settings), "serial", envs, 1, None, settings.train.seed)
+    vec = worlds.one_group(settings, args.vec, envs)
     try:
-        worlds.World(vec, None, "serial").check(restored.spec, str(source.path))
+        worlds.World(vec, None, args.vec).check(restored.spec, str(source.path))
         calibrate, held_out, test = (
             record(restored.policy, vec, settings.train.seed + SEEDS * (i + 1), max(count, envs))
             for i, count in enumerate((states, states // 2, states // 4))

@@ -21,8 +21,10 @@ def run(args: Args) -> int:
     """--mode eval"""
     path, restored, settings = chosen(args)
     count = args.settings.train.num_envs if args.episodes is None else args.episodes
-    creator = worlds.creator(settings)
-    vec = vector.make(creator, "serial", min(count, 16), 1, None, settings.train.seed)
+    worlds.check_preprocessing(restored.payload, args.vec, path)
+    if args.capture_video and args.vec == "ale":
+        raise UserError("--vec ale has no pictures to film: leave --capture-video out")
+    vec = worlds.one_group(settings, args.vec, min(count, 16))
     try:
         played = play(restored.policy, vec, settings.train.seed, count)
     finally:

@@ -78,6 +78,7 @@ def resumed(found: runs.Run, args: Args) -> Job:
     """Go on from a run's newest checkpoint that has an optimizer state."""
     epoch, path = found.latest(with_state=True)
     restored = restore(path)
+    worlds.check_preprocessing(restored.payload, args.vec, path)
     state = checkpoints.load(found.state_path(epoch), format=checkpoints.STATE)
     start = Start(epoch, state["agent_steps"], state["optimizer"], state["rng"])
     collapse = restored.payload.get("collapse")
@@ -185,7 +186,12 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
             run.write_config(config)
         facts = {
             "policy": spec,
-            "env": {"name": env_name, "package": settings.base.package, "kwargs": dict(settings.env)},
+            "env": {
+                "name": env_name,
+                "package": settings.base.package,
+                "kwargs": dict(settings.env),
+                "preprocessing": worlds.preprocessing(args.vec),
+            },
             "versions": about["versions"],
             "git_commit": about["git_commit"],
             "collapse": job.collapse,
@@ -266,6 +272,7 @@ def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: 
 
 def ending(run: runs.Run, env: str, finished: bool, collapse, args: Args) -> str:
     """What was made, and what to do next."""
+    vec = " --vec ale" if args.vec == "ale" else ""
     if args.layout == "metta":
         epochs, root = (
             [epoch for epoch, _ in run.checkpoints()],
@@ -274,12 +281,12 @@ def ending(run: runs.Run, env: str, finished: bool, collapse, args: Args) -> str
         folders = f"--exp-name {run.exp_id} --epoch-idx {epochs[len(epochs) // 2]} --train-dir {root}"
         if len(epochs) == 1:
             folders += f" --train.total-timesteps {2 * args.settings.train.total_timesteps}"
-        go_on = f"go on: python demo.py --mode train --layout metta --run {run.exp_id} --env {env}"
+        go_on = f"go on: python demo.py --mode train{vec} --layout metta --run {run.exp_id} --env {env}"
         go_on += f" --train.data-dir {root}"
-        retrain = "" if collapse else f"\ncollapse and retrain: bash kcore.sh {folders}"
+        retrain = "" if collapse else f"\ncollapse and retrain: bash kcore.sh {folders}{vec}"
         done = f"done; saved {run.latest()[1]}{retrain}"
         return done if finished else f"stopped; saved {run.latest()[1]}\n{go_on}"
-    last, train = run.latest()[1], f"python demo.py --mode train --env {env}"
+    last, train = run.latest()[1], f"python demo.py --mode train{vec} --env {env}"
     if not finished:
         return f"stopped; saved {last}\ngo on: {train} --resume --exp-id {run.exp_id}"
     if collapse:

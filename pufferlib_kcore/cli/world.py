@@ -21,6 +21,10 @@ from pufferlib_kcore.store import Run
 from pufferlib_kcore.training.parallel import ALONE, Group
 
 SMALL = 200_000  # parameters
+PREPROCESSING = {  # of Atari's screens: what a checkpoint records, in words
+    "pufferlib": "PufferLib's preprocessing, every second pixel",
+    "ale": "ALE's own preprocessing, means of 2x2 pixels",
+}
 
 
 def restored(path: str | Path, args: Args) -> Restored:
@@ -34,6 +38,23 @@ def restored(path: str | Path, args: Args) -> Restored:
             env.close()
 
     return restore(path, described if args.trust_checkpoint else None)
+
+
+def preprocessing(backend: str) -> str:
+    """Which of PREPROCESSING the environments of a backend have."""
+    return "ale" if backend == "ale" else "pufferlib"
+
+
+def check_preprocessing(payload: dict[str, Any], backend: str, source: str | Path) -> None:
+    """Raise UserError unless a checkpoint was trained on the preprocessing that --vec has."""
+    trained = payload.get("env", {}).get("preprocessing", "pufferlib")  # older ones do not say it
+    here = preprocessing(backend)
+    if trained != here:
+        cure = "ale" if trained == "ale" else "multiprocessing"
+        raise UserError(
+            f"{source} was trained on {PREPROCESSING[trained]}, and --vec {backend} has "
+            f"{PREPROCESSING[here]}: use --vec {cure}"
+        )
 
 
 def stored_settings(found: Run, args: Args) -> Settings:
@@ -96,6 +117,12 @@ def open_world(settings: Settings, backend: str, together: Group = ALONE) -> Wor
     plan = cores.share_cores(t.num_workers, envs, groups, own, elsewhere)
     vec = vector.make(creator(settings), backend, envs, plan.workers, plan.env_batch_size, t.seed)
     return World(vec, plan, backend)
+
+
+def one_group(settings: Settings, backend: str, envs: int) -> Any:
+    """So many environments in one group, to play in: ALE's with --vec ale, else in this process."""
+    backend = "ale" if backend == "ale" else "serial"
+    return vector.make(creator(settings), backend, envs, cores.available_cores(), None, settings.train.seed)
 
 
 def threads(settings: Settings, world: World, policy: nn.Module) -> tuple[int, int]:

@@ -78,6 +78,16 @@ def make_creator(env_name: str, package: str | None = None, **env_kwargs: Any) -
     return functools.partial(_create, package, name, **env_kwargs)
 
 
+def described(creator: Callable) -> tuple[str | None, str, dict[str, Any]]:
+    """(package, name, all of its settings) of what `make_creator` made; (None, .., {}) of another creator."""
+    if not isinstance(creator, functools.partial) or creator.func is not _create:
+        return None, str(creator), {}
+    package, name = creator.args
+    parameters = inspect.signature(MAKERS[package]).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items() if key != "name"}
+    return package, name, {**defaults, **COMMON, **creator.keywords}
+
+
 def _create(
     package: str,
     name: str,

@@ -1,4 +1,4 @@
-"""Many envs stepped at once, in groups, on PufferLib's vectorization: here, in workers, or on Ray."""
+"""Many envs stepped at once, in groups, on PufferLib's vectorization or ALE's: here, in workers, on Ray."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -118,17 +118,25 @@ def make(
     """num_envs envs, made by creator(), in num_envs / env_batch_size groups (serial: in one).
 
     num_workers: processes, each with num_envs / num_workers envs; a group is made of whole workers
-    (`cores.share_cores` finds numbers that fit). seed: for reset() without one. Raises UserError for an
-    unknown backend and for numbers that do not divide.
+    (`cores.share_cores` finds numbers that fit). With ale: threads, which the groups share. seed: for reset()
+    without one. Raises UserError for an unknown backend, numbers that do not divide, and games that ale has
+    not.
     """
     if num_envs < 1:
         raise UserError(f"num_envs is {num_envs}: expected 1 or more")
     creators = [creator] * num_envs
     if backend == "serial":
         return Serial(creators, seed)
-    if backend not in ("multiprocessing", "ray"):
-        raise UserError(f"unknown vectorization {backend!r}: expected serial, multiprocessing or ray")
+    if backend not in ("multiprocessing", "ray", "ale"):
+        raise UserError(f"unknown vectorization {backend!r}: expected serial, multiprocessing, ray or ale")
     num_workers = num_workers or num_envs
+    if backend == "ale":
+        from pufferlib_kcore.environments.ale_vector import Ale
+
+        env_batch_size = env_batch_size or num_envs
+        if num_envs % env_batch_size:
+            raise UserError(f"groups of {env_batch_size} envs do not fit {num_envs} envs: choose a divisor")
+        return Ale(creator, num_envs, num_workers, env_batch_size, seed)
     if num_envs % num_workers:
         raise UserError(f"{num_envs} envs cannot be shared evenly by {num_workers} workers: choose a divisor")
     env_batch_size = env_batch_size or num_envs

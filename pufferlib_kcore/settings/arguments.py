@@ -26,7 +26,7 @@ MODES = {
 }
 LAYOUTS = ("experiments", "metta")
 CONTROLS = ("original", "ablated", "scratch", "scratch-full")
-BACKENDS = ("multiprocessing", "serial", "ray")
+BACKENDS = ("multiprocessing", "serial", "ray", "ale")
 TRACKERS = ("wandb", "tensorboard", "none")
 
 
@@ -147,7 +147,8 @@ def _add_options(parser: Parser) -> None:
     add("--env", "--environment", metavar="NAME", help="environment, such as beam_rider or cartpole")
     modes = ". ".join(f"{name}: {what}" for name, what in MODES.items())
     add("--mode", type=_one_of(*MODES, evaluate="eval"), default="train", metavar="MODE", help=modes)
-    backends = f"where environments run: {', '.join(BACKENDS)} (default: {BACKENDS[0]})"
+    backends = f"where environments run: {', '.join(BACKENDS)} (default: {BACKENDS[0]}); ale: Atari games on "
+    backends += "ALE's own vector environment, whose preprocessing is another"
     vec = _one_of(*BACKENDS)
     add(
         "--vec",

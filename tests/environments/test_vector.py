@@ -264,7 +264,7 @@ def test_calls_out_of_turn_and_wrong_shapes_are_named(way):
 @pytest.mark.parametrize(
     ("kwargs", "says"),
     [
-        ({"backend": "threads"}, "serial, multiprocessing or ray"),
+        ({"backend": "threads"}, "serial, multiprocessing, ray or ale"),
         ({"num_envs": 0}, "1 or more"),
         ({"num_workers": 3}, "choose a divisor"),
         ({"num_workers": 2, "env_batch_size": 3}, "must divide"),

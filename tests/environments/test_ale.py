@@ -1,0 +1,335 @@
+"""ALE's vector environment: the same games as on the other backends, on screens of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import ale_py
+import numpy as np
+import pytest
+import torch
+
+from pufferlib_kcore import store
+from pufferlib_kcore.cli import main
+from pufferlib_kcore.environments import make_creator
+from pufferlib_kcore.environments.vector import make
+from pufferlib_kcore.errors import UserError
+
+from . import toys
+from .test_vector import actions_for, roll, same
+
+REPO = Path(__file__).resolve().parents[2]
+SHORT = {"max_num_frames_per_episode": 96}  # 24 steps of 4 frames
+
+
+def played(creator, groups=1, threads=2, steps=60, seed=11, num_envs=4, backend="ale"):
+    vec = make(creator, backend, num_envs, threads, num_envs // groups)
+    try:
+        assert len(vec.groups) == groups
+        return roll(vec, steps, seed)
+    finally:
+        vec.close()
+
+
+@pytest.mark.parametrize("sticky", [0.0, 0.25])
+def test_seed_and_actions_decide_all_numbers(sticky):
+    creator = make_creator("breakout", repeat_action_probability=sticky, **SHORT)
+    records = [played(creator, *way) for way in ((1, 1), (1, 4), (2, 2), (4, 4))]
+    assert sum(len(infos) for infos in records[0].infos) > 0
+    for record in [*records[1:], played(creator, 2, 2)]:
+        assert same(records[0], record)
+    assert same(records[0], played(creator, seed=12)) == (sticky == 0)  # chance is in these alone
+
+
+@pytest.mark.parametrize("seed", [0, -7, 2**31 + 5])
+def test_any_whole_number_is_a_seed_and_each_env_has_its_own(seed):
+    creator = make_creator("breakout", repeat_action_probability=0.5)
+    records = []
+    for _ in range(2):
+        vec = make(creator, "ale", 3, 3, seed=seed)
+        try:
+            vec.reset()
+            shown = []
+            for t in range(60):
+                shown.append(vec.recv(0).obs.copy())
+                vec.send(0, np.full(3, (1, 2, 3)[t % 3]))  # the same in all
+            records.append(np.array(shown))
+        finally:
+            vec.close()
+    assert np.array_equal(*records)
+    a, b, c = records[0].swapaxes(0, 1)
+    assert not (np.array_equal(a, b) or np.array_equal(b, c) or np.array_equal(a, c))
+
+
+@pytest.mark.parametrize(
+    "game, settings",
+    [
+        ("breakout", {"frameskip": 12, "reward_scale": 0.5, "reward_clip": 0.75}),
+        ("pong", {**SHORT, "full_action_space": True}),
+        ("beam_rider", {"max_num_frames_per_episode": 41, "frameskip": 3}),
+    ],
+)
+def test_rewards_ends_and_infos_are_those_of_the_other_backends(game, settings):
+    creator = make_creator(game, **settings)
+    ours = played(creator, groups=2, steps=120)
+    theirs = played(creator, 1, backend="serial", steps=120)
+    assert sum(len(infos) for infos in ours.infos) >= 3
+    for name in ("rewards", "terminals", "truncations"):
+        assert np.array_equal(getattr(ours, name), getattr(theirs, name))
+        assert getattr(ours, name)[0].dtype == getattr(theirs, name)[0].dtype
+    assert ours.infos == theirs.infos
+    assert {type(x) for infos in ours.infos for info in infos for x in info.values()} == {float, int}
+
+
+def test_returns_are_sums_of_unclipped_rewards_between_ends():
+    settings = {"frameskip": 12, "max_num_frames_per_episode": 480}
+    raw = played(make_creator("space_invaders", **settings), steps=100)
+    clipped = played(make_creator("space_invaders", reward_clip=1.0, **settings), steps=100)
+    assert raw.infos == clipped.infos and max(np.max(r) for r in raw.rewards) > 1
+    assert np.array_equal(np.clip(raw.rewards, -1, 1), clipped.rewards)
+    rewards, ended = np.array(raw.rewards), np.array(raw.terminals) | np.array(raw.truncations)
+    told = [info for infos in raw.infos for info in infos]
+    expected = []
+    starts = np.zeros(4, int)
+    for t, env in np.argwhere(ended):  # by step, then by env
+        expected.append(
+            {"episode_return": rewards[starts[env] : t + 1, env].sum(), "episode_length": t - starts[env]}
+        )
+        starts[env] = t + 1
+    assert told == expected and len(told) >= 8
+
+
+def test_the_step_after_an_end_is_a_dummy():
+    vec = make(make_creator("pong", **SHORT), "ale", 4, 2, 2)
+    try:
+        actions = actions_for(vec, 60)
+        by_dummy = []
+        for other in range(2):
+            vec.reset(0)
+            steps = []
+            for t in range(60):
+                batches = [vec.recv(g) for g in range(2)]
+                steps.append(
+                    [np.concatenate(parts).copy() for parts in zip(*(b[:4] for b in batches), strict=True)]
+                )
+                chosen = (actions[t] + other) % 6 if t in (24, 49) else actions[t]  # after the two ends
+                for g, ids in enumerate(vec.groups):
+                    vec.send(g, chosen[ids])
+            by_dummy.append(steps)
+    finally:
+        vec.close()
+    steps = by_dummy[0]
+    assert [t for t in range(60) if steps[t][3].all()] == [24, 49]
+    for t in (25, 50):
+        obs, rewards, terminals, truncations = steps[t]
+        assert np.array_equal(obs, steps[0][0]) and not (
+            rewards.any() or terminals.any() or truncations.any()
+        )
+    for one, two in zip(*by_dummy, strict=True):  # whatever is done at an end, nothing comes of it
+        assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_a_pixel_is_the_mean_of_four():
+    record = played(make_creator("breakout", framestack=2), steps=30, num_envs=1)
+    game = ale_py.AtariEnv("breakout", obs_type="grayscale", frameskip=4, repeat_action_probability=0.0)
+    screens = [game.reset()[0]]
+    actions = np.random.default_rng(0).integers(0, 4, (30, 1))
+    screens += [game.step(a)[0] for a in actions[:29, 0]]
+    means = [screen.reshape(105, 2, 80, 2).mean((1, 3)) for screen in screens]
+    for t, obs in enumerate(record.obs):
+        assert obs.shape == (1, 2, 105, 80) and obs.dtype == np.uint8
+        assert np.abs(obs[0, 1] - means[t]).max() <= 0.5
+        assert np.abs(obs[0, 0] - (means[t - 1] if t else 0)).max() <= 0.5
+    assert any((obs[0, 1] != screen[::2, ::2]).any() for obs, screen in zip(record.obs, screens, strict=True))
+
+
+def test_spaces_are_those_of_the_other_backends():
+    for game in ("pong", "air_raid"):  # 210 and 250 lines
+        creator = make_creator(game, framestack=3)
+        vec, other = make(creator, "ale", 2), make(creator, "serial", 2)
+        try:
+            assert vec.single_observation_space == other.single_observation_space
+            assert vec.single_action_space == other.single_action_space
+            vec.reset(0)
+            assert vec.single_observation_space.contains(vec.recv(0).obs[1])
+        finally:
+            vec.close()
+            other.close()
+
+
+def test_groups_may_be_held_and_reset_in_the_middle():
+    vec = make(make_creator("breakout", frameskip=12), "ale", 4, 2, 2)
+    try:
+        first = roll(vec, 40, 5)  # leaves both groups under way
+        assert same(first, roll(vec, 40, 5))
+        vec.reset(5)
+        held = vec.recv(0)
+        before = held.obs.copy()
+        actions = actions_for(vec, 40)
+        for t in range(40):  # group 1 runs while 0 is held
+            assert np.array_equal(vec.recv(1).obs, first.obs[t][2:])
+            vec.send(1, actions[t][2:])
+        assert np.array_equal(held.obs, before)
+        assert same(first, roll(vec, 40, 5))  # one held, one under way
+    finally:
+        vec.close()
+
+
+def test_calls_out_of_turn_and_wrong_actions_are_named():
+    vec = make(make_creator("pong"), "ale", 4, 2, 2)
+    with pytest.raises(RuntimeError, match="reset comes next"):
+        vec.recv(0)
+    vec.reset(0)
+    with pytest.raises(RuntimeError, match="recv comes next"):
+        vec.send(0, np.zeros(2, int))
+    vec.recv(0)
+    with pytest.raises(ValueError, match="expected"):
+        vec.send(0, np.zeros(4, int))
+    for action in (-1, 6):
+        with pytest.raises(ValueError, match="expected 0 to 5"):
+            vec.send(0, np.array([0, action]))
+    vec.send(0, np.zeros(2, int))
+    vec.close()
+    vec.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        vec.recv(0)
+
+
+def test_closing_ends_the_threads():
+    before = len(os.listdir("/proc/self/task"))
+    vec = make(make_creator("pong"), "ale", 4, 4, 2)
+    vec.reset(0)
+    vec.recv(1)
+    vec.send(1, np.zeros(2, int))
+    during = len(os.listdir("/proc/self/task"))
+    vec.close()
+    assert during >= before + 2 and len(os.listdir("/proc/self/task")) == before
+
+
+def test_what_ale_has_not_is_refused(monkeypatch):
+    with pytest.raises(UserError, match="steps Atari games, not cartpole: use --vec multiprocessing"):
+        make(make_creator("cartpole"), "ale", 4)
+    with pytest.raises(UserError, match="steps Atari games"):
+        make(toys.three, "ale", 4)
+    with pytest.raises(UserError, match="groups of 3 envs do not fit 4"):
+        make(make_creator("pong"), "ale", 4, 2, 3)
+    monkeypatch.setitem(sys.modules, "ale_py.vector_env", None)
+    with pytest.raises(UserError, match="needs ale_py.vector_env.*pip install -U ale-py"):
+        make(make_creator("pong"), "ale", 4)
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+SMALL = (
+    "--train.num-envs 4 --train.num-workers 2 --train.batch-size 128 --train.minibatch-size 64 "
+    "--train.bptt-horizon 8 --train.update-epochs 1 --train.checkpoint-interval 1 --policy.hidden-size 32"
+).split()
+
+
+def demo(folder, *arguments):
+    done = subprocess.run(
+        [sys.executable, REPO / "demo.py", *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def train(folder, vec, name, *more):
+    return demo(folder, "--mode", "train", "--vec", vec, "--env", "pong", "--exp-id", name, *more)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run of 2 epochs on each preprocessing: `of_ale` and `of_pufferlib`."""
+    folder = tmp_path_factory.mktemp("ale")
+    for vec, name in (("ale", "of_ale"), ("serial", "of_pufferlib")):
+        status, out, err = train(folder, vec, name, *SMALL, "--train.total-timesteps", 256)
+        assert (status, err) == (0, "")
+        assert f"vec={vec}" in out and ("--mode train --vec ale" in out) == (vec == "ale")
+    return folder
+
+
+def checkpoint(folder, name, epoch=2):
+    return store.Run.open(folder / "experiments" / name).model_path(epoch)
+
+
+def test_a_run_is_trained_collapsed_evaluated_and_resumed(trained):
+    payload = torch.load(checkpoint(trained, "of_ale"), weights_only=True)
+    assert payload["env"]["preprocessing"] == "ale"
+    assert payload["policy"]["observation_space"]["shape"] == [1, 105, 80]
+
+    status, out, err = train(trained, "ale", "of_ale", "--resume", "--train.total-timesteps", 512)
+    assert (status, err) == (0, "")
+    assert re.findall(r"^epoch=(\d+) ", out, re.M) == ["3", "4"]
+
+    status, out, err = train(
+        trained, "ale", "of_ale", "--collapse", 1.0, "--collapse.calibrate", 64,
+        "--train.total-timesteps", 640,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert "recorded 64 states" in out and re.findall(r"^epoch=(\d+) ", out, re.M) == ["5"]
+    nested = next((trained / "experiments/of_ale").glob("collapsed_*/pong-*/model_000005.pt"))
+    assert torch.load(nested, weights_only=True)["env"]["preprocessing"] == "ale"
+
+    status, out, err = demo(
+        trained, "--mode", "eval", "--vec", "ale", "--eval-model-path", nested, "--episodes", 2,
+        "--env.max-num-frames-per-episode", 80,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    assert "episode_length=20 episodes=2" in out
+
+
+@pytest.fixture
+def here(trained, monkeypatch, capsys):
+    """Runs a command in this process, in the folder of `trained`.  -> (exit status, stdout, stderr)"""
+    monkeypatch.chdir(trained)
+
+    def run(*words):
+        status = main([str(word) for word in words])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name, vec, other", [("of_ale", "multiprocessing", "ale"), ("of_pufferlib", "ale", "multiprocessing")]
+)
+def test_preprocessings_do_not_mix(trained, here, name, vec, other):
+    files = sorted((trained / "experiments" / name).rglob("*"))
+    run = ("--vec", vec, "--env", "pong", "--exp-id", name)
+    for words in (
+        ("--mode", "train", "--resume", "--train.total-timesteps", 1024),
+        ("--mode", "train", "--collapse", 0.9, "--train.total-timesteps", 1024),
+        ("--mode", "collapse", "--collapse", 0.9, "--collapse.calibrate", 0),
+        ("--mode", "collapse", "--collapse", "auto", "--collapse.target-params", 0.5),
+        ("--mode", "eval", "--episodes", 1),
+    ):
+        status, out, err = here(*words, *run)
+        assert (status, out) == (2, "")
+        said = rf"demo.py: experiments/{name}/model_\S+ was trained on .*: use --vec {other}\n"
+        assert re.fullmatch(said, err)
+    assert sorted((trained / "experiments" / name).rglob("*")) == files
+
+
+def test_a_checkpoint_that_says_nothing_is_pufferlib_s(trained, here, tmp_path):
+    payload = torch.load(checkpoint(trained, "of_pufferlib"), weights_only=True)
+    assert payload["env"].pop("preprocessing") == "pufferlib"
+    old = store.checkpoints.save(tmp_path / "model_000009.pt", payload)
+    words = "--mode", "eval", "--eval-model-path", old, "--episodes", 1
+    status, out, err = here(*words, "--vec", "ale")
+    assert (status, out) == (2, "") and err.endswith("use --vec multiprocessing\n")
+    status, out, _ = here(*words, "--env.max-num-frames-per-episode", 40)
+    assert status == 0 and "episode_length=10 episodes=1" in out
+
+
+def test_films_are_refused(trained, here):
+    path = checkpoint(trained, "of_ale")
+    status, _, err = here("--mode", "eval", "--vec", "ale", "--eval-model-path", path, "--capture-video")
+    assert status == 2 and err.startswith("demo.py: --vec ale has no pictures to film")
