@@ -36,8 +36,8 @@ class Failed(RuntimeError):
     """A measurement's process did not end well; the message holds its last words."""
 
 
-def run(command: Sequence[object], log: Path) -> None:
-    """Run a program to its end, what it prints going to `log`; whatever it started ends with it.
+def run(command: Sequence[object], log: Path, limit: float = LIMIT) -> None:
+    """Run a program to its end, at most `limit` seconds; it prints to `log`; what it started ends with it.
 
     Raises Failed.
     """
@@ -46,18 +46,19 @@ def run(command: Sequence[object], log: Path) -> None:
         words = [sys.executable, *map(str, command)]
         child = subprocess.Popen(words, cwd=REPO, stdout=out, stderr=out, start_new_session=True)
         try:
-            code: int | str = child.wait(LIMIT)
+            status = child.wait(limit)
+            ended = f"exit status {status}" if status else ""
         except subprocess.TimeoutExpired:
-            code = f"nothing within {LIMIT} s"
+            ended = f"not done within {limit:.0f} s"
         finally:  # env workers as well, which some trainers leave behind
             try:
                 os.killpg(child.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
             child.wait()
-    if code:
+    if ended:
         last = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-3:]
-        raise Failed(f"exit status {code}: {' | '.join(last) or 'it said nothing'} ({log})")
+        raise Failed(f"{ended}: {' | '.join(last) or 'it said nothing'} ({log})")
 
 
 class Measured:

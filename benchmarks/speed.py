@@ -35,13 +35,14 @@ sys.path.insert(0, str(REPO))
 
 import speed_memory  # noqa: E402
 import speed_smaller  # noqa: E402
-from rounds import SETTINGS, Failed, Measured, cell, in_turn, machine, ratios, run, spread, table  # noqa: E402
+from rounds import LIMIT, SETTINGS, Failed, Measured, cell, in_turn, machine, ratios, run, spread, table  # noqa: E402
 
 from pufferlib_kcore.environments.cores import available_cores  # noqa: E402
 from pufferlib_kcore.errors import UserError  # noqa: E402
 from pufferlib_kcore.settings.arguments import BACKENDS  # noqa: E402
 
 OURS = "ours"
+START, PATIENCE = 60, 4  # a trial gets so many seconds, and so many times as long as its fastest sibling
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,10 @@ def entrants(trainer: str | None, tried: Sequence[int] | None = None) -> dict[st
     return found
 
 
-def steps_per_second(entrant: Entrant, setting: str, train: dict[str, Any], epochs: int, log: Path) -> float:
-    """Train one epoch and then so many, and time these.  Raises Failed."""
+def steps_per_second(
+    entrant: Entrant, setting: str, train: dict[str, Any], epochs: int, log: Path, limit: float
+) -> float:
+    """Train one epoch and then so many, and time these.  Raises Failed, also after `limit` seconds."""
     folder = log.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -109,11 +112,11 @@ def steps_per_second(entrant: Entrant, setting: str, train: dict[str, Any], epoc
         records, clock = folder / "run/metrics.jsonl", "uptime"
         all_settings = {**train, "train.total_timesteps": steps, "train.data_dir": folder}
         words = [word for key, value in all_settings.items() for word in (f"--{key}", value)]
-        run([*program, "--exp-id", "run", *options, *words], log)
+        run([*program, "--exp-id", "run", *options, *words], log, limit)
     else:
         records, clock = folder / "epochs.jsonl", "wall"
         words = [f"{key}={value}" for key, value in train.items()]
-        run([*program, "--out", records, "--steps", steps, *options, *words], log)
+        run([*program, "--out", records, "--steps", steps, *options, *words], log, limit)
     rows = [json.loads(line) for line in records.read_text().splitlines()]
     shutil.rmtree(folder)
     if len(rows) != 1 + epochs:
@@ -134,14 +137,16 @@ def trainers(args: argparse.Namespace, measured: Measured) -> dict[str, Any]:
             del chosen[name]
     began = time.perf_counter()
 
-    def measure(name: str, setting: str, turn: int, update_epochs: int, epochs: int) -> float | None:
+    def measure(
+        name: str, setting: str, turn: int, update_epochs: int, epochs: int, limit: float = LIMIT
+    ) -> float | None:
         train = {**SETTINGS, **args.set, "train.update_epochs": update_epochs}
         key = dict(table="trainers", entrant=name, setting=setting, round=turn, train=train, epochs=epochs)
         row = measured.find(**key)
         if row is None:
             log = args.work / f"{name}-{setting.replace(', ', '-').replace(' ', '')}-{update_epochs}.log"
             try:
-                speed = steps_per_second(chosen[name], setting, train, epochs, log)
+                speed = steps_per_second(chosen[name], setting, train, epochs, log, limit)
             except Failed as error:
                 print(f"{name}, {setting}: {error}", flush=True)
                 return None
@@ -161,8 +166,13 @@ def trainers(args: argparse.Namespace, measured: Measured) -> dict[str, Any]:
         tried: dict[str, dict[str, float]] = {}
         for name, entrant in chosen.items():
             if len(entrant.settings) > 1:
-                speeds = {s: measure(name, s, 0, update_epochs, args.trial_epochs) for s in entrant.settings}
-                tried[name] = {setting: speed for setting, speed in speeds.items() if speed}
+                tried[name] = {}
+                for setting in entrant.settings:
+                    steps = (1 + args.trial_epochs) * {**SETTINGS, **args.set}["train.batch_size"]
+                    fastest = max(tried[name].values(), default=None)
+                    limit = START + PATIENCE * steps / fastest if fastest else LIMIT
+                    if speed := measure(name, setting, 0, update_epochs, args.trial_epochs, limit):
+                        tried[name][setting] = speed
         best = {name: max(speeds, key=speeds.__getitem__) for name, speeds in tried.items() if speeds}
         best |= {name: next(iter(e.settings)) for name, e in chosen.items() if len(e.settings) == 1}
         found: dict[str, dict[int, float]] = {name: {} for name in chosen if name in best}
