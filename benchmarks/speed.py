@@ -235,7 +235,7 @@ def trainer_figure(section: dict[str, Any]) -> Figure:
             axes.plot([found["min"], found["max"]], [place, place], color="black")
             if over := spread(row["ours_over_it"]):
                 axes.annotate(f"  {over['median']:.2f} x", (found["max"], place), va="center", fontsize=8)
-        axes.set(xlabel="steps/s", title=f"{update_epochs} update epochs")
+        axes.set(xlabel="steps/s, and ours (multiprocessing) over it", title=f"{update_epochs} update epochs")
         axes.margins(x=0.15)
     return drawn
 

@@ -242,7 +242,7 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
 
 def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: dict[str, Any] | None) -> str:
     """The plain log's first line: what runs, where, and how the cores are shared."""
-    spec, t = trainer.facts["policy"], torch.get_num_threads()
+    spec = trainer.facts["policy"]
     name = f"{spec['rnn']}({spec['name']})" if spec["rnn"] else spec["name"]
     params = sum(p.numel() for p in trainer.policy.parameters())
     fields: dict[str, Any] = dict(
@@ -254,7 +254,7 @@ def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: 
         workers=world.plan.workers,
         envs=world.vec.num_envs,
         env_batch=world.vec.num_envs // len(world.vec.groups),
-        threads=t,
+        threads=trainer.threads[1] if trainer.threads else torch.get_num_threads(),
         precision=trainer.precision,
     )
     if world.backend == "ray":
