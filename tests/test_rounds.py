@@ -32,12 +32,12 @@ def test_what_a_measurement_started_ends_with_it(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import subprocess, sys\n"
-        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)\n"
+        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid, flush=True)\n"
         "sys.exit('no luck')\n"
     )
     with pytest.raises(Failed, match="no luck"):
         run([program], tmp_path / "log")
-    left = int((tmp_path / "log").read_text().split()[-1])
+    left = int((tmp_path / "log").read_text().split()[0])
     for _ in range(100):
         if not alive(left):
             return
