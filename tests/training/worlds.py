@@ -119,6 +119,7 @@ def train_settings(**changes):
         precision="float32",
         keep_state="auto",
         compile=False,
+        cpu_offload=False,
         compile_mode="default",
     )
     return SimpleNamespace(**{**settings, **changes})
