@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -36,43 +35,34 @@ WHAT = {"steps_per_second": "training, steps/s"} | {f"latency_{b}": f"a step of 
 def one(size: float, checkpoint: str | None, update_epochs: int, epochs: int, words: list[str]) -> dict:
     """Measure one policy.  -> steps_per_second, latency_* in milliseconds, params, kept, widths"""
     import torch
+    from torch import nn
 
     from pufferlib_kcore import settings
-    from pufferlib_kcore.cli import world as worlds
+    from pufferlib_kcore.cli import profile
+    from pufferlib_kcore.cli.world import World
     from pufferlib_kcore.policies import build, example_inputs
     from pufferlib_kcore.policies.restore import restore
-    from pufferlib_kcore.store import Run
-    from pufferlib_kcore.training.trainer import Trainer
 
     args = settings.load(["--env", "beam_rider", "--train.update-epochs", str(update_epochs), *words])
-    s = args.settings
-    world = worlds.open_world(s, args.vec)
-    try:
-        torch.manual_seed(s.train.seed)
+    row: dict[str, Any] = {}
+
+    def make(world: World) -> nn.Module:
         if checkpoint:
             restored = restore(checkpoint)
             world.check(restored.spec, checkpoint)
             whole, inputs = restored.policy, restored.example_inputs
         else:
-            spec = world.spec(s)
+            spec = world.spec(args.settings)
             whole, inputs = build(spec), example_inputs(spec)
         found = smaller(whole, inputs, size)
         policy = found.policy if size < 1 else whole
         torch.set_num_threads(1)
-        row = {f"latency_{batch}": 1000 * latency(policy, inputs, batch) for batch in BATCHES}
-        row |= {"params": params(policy), "kept": params(policy) / params(whole), "widths": found.widths}
-        with tempfile.TemporaryDirectory() as folder:
-            threads = worlds.threads(s, world, policy)
-            run = Run.create(folder, "smaller")
-            trainer = Trainer(policy, world.vec, run, s.train, s.train.seed, {}, threads=threads)
-            world.vec.reset(s.train.seed)
-            trainer.update(trainer.rollout()[0])
-            start = time.perf_counter()
-            for _ in range(epochs):
-                trainer.update(trainer.rollout()[0])
-            row["steps_per_second"] = epochs * s.train.batch_size / (time.perf_counter() - start)
-    finally:
-        world.vec.close()
+        row.update({f"latency_{batch}": 1000 * latency(policy, inputs, batch) for batch in BATCHES})
+        row.update(params=params(policy), kept=params(policy) / params(whole), widths=found.widths)
+        return policy
+
+    _, wall, steps, _ = profile.measure(args.settings, args.vec, epochs, make)
+    row["steps_per_second"] = steps / wall
     return row
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.policies import build
@@ -34,13 +36,20 @@ def run(args: Args) -> int:
 
 
 def measure(
-    settings: Settings, backend: str, epochs: int = EPOCHS
+    settings: Settings,
+    backend: str,
+    epochs: int = EPOCHS,
+    make: Callable[[worlds.World], nn.Module] | None = None,
 ) -> tuple[dict[str, float], float, int, str]:
-    """Train `epochs` epochs after a warm-up.  -> seconds by name, wall seconds, steps, and a header"""
+    """Train `epochs` epochs after a warm-up.  -> seconds by name, wall seconds, steps, and a header
+
+    make: the policy to train in that world; None: a fresh one, as the settings say
+    """
     world = worlds.open_world(settings, backend)
     try:
         torch.manual_seed(settings.train.seed)
-        policy = build(world.spec(settings)).to(worlds.device(settings.train.device))
+        policy = make(world) if make else build(world.spec(settings))
+        policy = policy.to(worlds.device(settings.train.device))
         with tempfile.TemporaryDirectory() as folder:
             run = runs.Run.create(folder, "profile")
             threads = worlds.threads(settings, world, policy)

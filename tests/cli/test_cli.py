@@ -13,7 +13,9 @@ import psutil
 import pytest
 import torch
 
-from pufferlib_kcore import graph, store
+from pufferlib_kcore import graph, settings, store
+from pufferlib_kcore.cli import profile
+from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.store import checkpoints
 
@@ -293,6 +295,21 @@ def test_profile_adds_up(tmp_path):
     rows = dict(re.findall(r"^(\w+) +([-\d.]+) ", out, re.M))
     total = float(rows.pop("total"))
     assert sum(map(float, rows.values())) == pytest.approx(total, abs=0.05)
+
+
+def test_profile_trains_the_policy_that_it_is_given():
+    args = settings.load(SMALL)
+    made = []
+
+    def make(world):
+        made.append(build(world.spec(args.settings)))
+        made.append({name: weights.clone() for name, weights in made[0].state_dict().items()})
+        return made[0]
+
+    _, wall, steps, _ = profile.measure(args.settings, args.vec, 2, make)
+    policy, before = made
+    assert wall > 0 and steps == 2 * args.settings.train.batch_size
+    assert all((policy.state_dict()[name] != weights).any() for name, weights in before.items())
 
 
 def test_a_pickled_policy_of_pufferlib_needs_trust_and_then_collapses_and_trains_on(tmp_path):
