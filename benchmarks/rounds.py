@@ -36,7 +36,7 @@ class Failed(RuntimeError):
     """A measurement's process did not end well; the message holds its last words."""
 
 
-def run(command: Sequence[object], log: Path, limit: float = LIMIT) -> None:
+def run(command: Sequence[object], log: Path, limit: float | None = LIMIT) -> None:
     """Run a program to its end, at most `limit` seconds; it prints to `log`; what it started ends with it.
 
     Raises Failed.
@@ -61,6 +61,34 @@ def run(command: Sequence[object], log: Path, limit: float = LIMIT) -> None:
         raise Failed(f"{ended}: {' | '.join(last) or 'it said nothing'} ({log})")
 
 
+def train(
+    options: Sequence[object], folder: Path, processes: int | None = None, limit: float | None = LIMIT
+) -> list[dict[str, Any]]:
+    """Train ours into a new folder, the log beside it.  -> records of its epochs.  Raises Failed.
+
+    processes: that torchrun starts; None: without torchrun
+    """
+    start = f"-m torch.distributed.run --standalone --nproc-per-node {processes}".split() if processes else []
+    place = ["--train.data-dir", folder.parent, "--exp-id", folder.name]
+    run([*start, REPO / "demo.py", *options, *place], folder.with_name(f"{folder.name}.log"), limit)
+    return lines(folder / "metrics.jsonl")
+
+
+def train_rival(
+    name: str, options: Sequence[object], folder: Path, limit: float | None = LIMIT
+) -> list[dict[str, Any]]:
+    """The same of a trainer of rivals.py."""
+    folder.mkdir(parents=True)
+    program, out = REPO / "benchmarks/rivals.py", folder / "epochs.jsonl"
+    run([program, name, *options, "--out", out], folder.with_name(f"{folder.name}.log"), limit)
+    return lines(out)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that holds one a line."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 class Measured:
     """Rows on disk, one a line, each written when it is measured; what is there is not measured again.
 
@@ -72,15 +100,14 @@ class Measured:
         self.about = {key: about[key] for key in ("machine", "versions", "git_commit")}
         self.path, self.rows = path, []
         if path.exists():
-            rows = map(json.loads, path.read_text().splitlines())
             here = (self.about["git_commit"], self.about["machine"])
-            self.rows = [row for row in rows if (row["commit"], row["machine"]) == here]
+            self.rows = [row for row in lines(path) if (row["commit"], row["machine"]) == here]
 
     def forget(self, table: str) -> None:
         """Drop the rows of one table, those of other commits as well."""
         if self.path.exists():
-            lines = self.path.read_text().splitlines(keepends=True)
-            self.path.write_text("".join(line for line in lines if json.loads(line)["table"] != table))
+            kept = [row for row in lines(self.path) if row["table"] != table]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self.rows = [row for row in self.rows if row["table"] != table]
 
     def find(self, **key: Any) -> dict[str, Any] | None:

@@ -6,9 +6,10 @@
     python benchmarks/speed.py show                                            # what was measured before
 
 Trainers: BeamRider, 16 envs, batch 4,096, minibatch 1,024, bptt 8, 3 update epochs and 1, the same network
-(benchmarks/rivals.py says what the rivals are). A first round tries each rival's thread settings; then all
-take turns, each rival at its best. Steps/s are of whole epochs after the first; ratios are taken within each
-round. PufferLib's trainer is left out without its path, sb3 where sb3_contrib is not installed.
+(benchmarks/rivals.py says what the rivals are); ours also in 1, 2, 4 and more processes of torchrun, up to
+one a core. A first round tries each rival's thread settings; then all take turns, each rival at its best.
+Steps/s are of whole epochs after the first; ratios are taken within each round. PufferLib's trainer is left
+out without its path, sb3 where sb3_contrib is not installed.
 
 Writes speed.json, results.md and figures to benchmarks/speed. Each measurement is kept when it is done, in
 experiments/speed/measured.jsonl, and not done again at the same commit (--again: from the start).
@@ -24,7 +25,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ from matplotlib.figure import Figure
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
+import rounds  # noqa: E402
 import speed_memory  # noqa: E402
 import speed_smaller  # noqa: E402
-from rounds import LIMIT, SETTINGS, Failed, Measured, cell, in_turn, machine, ratios, run, spread, table  # noqa: E402
+from rounds import LIMIT, SETTINGS, Failed, Measured, cell, in_turn, machine, ratios, spread, table  # noqa: E402
 
 from pufferlib_kcore.environments.cores import available_cores  # noqa: E402
 from pufferlib_kcore.errors import UserError  # noqa: E402
@@ -50,14 +52,10 @@ class Entrant:
     """One trainer, and the settings that it is tried at."""
 
     title: str
-    settings: dict[str, list[str]]  # its name -> options; the fastest is taken
-    program: list[str] = field(default_factory=lambda: ["demo.py", "--env", "beam_rider"])
+    settings: dict[str, list[Any]]  # its name -> options; the fastest is taken
+    rival: str | None = None  # its name in rivals.py; None: ours
     why_not: str | None = None  # it cannot run here
-    processes: int = 1  # that torchrun starts
-
-    @property
-    def ours(self) -> bool:
-        return self.program[0] == "demo.py"
+    processes: int | None = None  # that torchrun starts; None: without torchrun
 
 
 def entrants(trainer: str | None, tried: Sequence[int] | None = None) -> dict[str, Entrant]:
@@ -73,51 +71,53 @@ def entrants(trainer: str | None, tried: Sequence[int] | None = None) -> dict[st
     options = ["--vec", BACKENDS[0], "--train.precision", "float32"]
     found[f"{OURS}-float32"] = Entrant(f"ours, {BACKENDS[0]}, float32", {"auto": options})
 
-    together = max(n for n in range(1, cores + 1) if SETTINGS["train.num_envs"] % n == 0)
-    options = ["--vec", "serial", "--train.threads", "1"]
-    title = f"ours, torchrun, {together} processes"
-    found[f"{OURS}-torchrun"] = Entrant(title, {"1 thread each": options}, processes=together)
+    envs, processes = SETTINGS["train.num_envs"], 1
+    while processes <= cores and envs % processes == 0:
+        threads = cores // processes
+        setting = f"{counted(threads, 'thread')} each"
+        options = {setting: ["--vec", "serial", "--train.threads", str(threads)]}
+        title = f"ours, torchrun, {counted(processes, 'process', 'es')}"
+        found[f"{OURS}-torchrun-{processes}"] = Entrant(title, options, processes=processes)
+        processes *= 2
 
     tried = tried or range(1, cores + 1)
-    threads = {f"{n} threads" if n > 1 else "1 thread": ["--threads", str(n)] for n in tried}
+    by_threads = {counted(n, "thread"): ["--threads", str(n)] for n in tried}
+    workers = max(n for n in range(1, cores + 1) if envs % n == 0)
     both = {
-        f"{vec}, {name}": [*options, "--vec", vec, "--workers", str(together)]
+        f"{vec}, {name}": [*options, "--vec", vec, "--workers", str(workers)]
         for vec in ("serial", "multiprocessing")
-        for name, options in threads.items()
+        for name, options in by_threads.items()
     }
-    program = ["benchmarks/rivals.py"]
     why_not = None if trainer else "name PufferLib 2.0's clean_pufferl.py with --pufferlib-trainer"
     if trainer and not Path(trainer).is_file():
         raise UserError(f"--pufferlib-trainer {trainer} is no file: expected a copy of clean_pufferl.py")
-    pufferlib = [*program, "pufferlib", "--trainer", str(Path(trainer or "").absolute())]
-    found["pufferlib"] = Entrant("PufferLib 2.0's trainer", both, pufferlib, why_not)
-    found["cleanrl"] = Entrant("synchronous loop, as CleanRL's", threads, [*program, "cleanrl"])
+    path = ["--trainer", Path(trainer or "").absolute()]
+    settings = {name: [*path, *options] for name, options in both.items()}
+    found["pufferlib"] = Entrant("PufferLib 2.0's trainer", settings, "pufferlib", why_not)
+    found["cleanrl"] = Entrant("synchronous loop, as CleanRL's", by_threads, "cleanrl")
     why_not = None if importlib.util.find_spec("sb3_contrib") else "pip install sb3-contrib"
-    found["sb3"] = Entrant("sb3-contrib's RecurrentPPO", both, [*program, "sb3"], why_not)
+    found["sb3"] = Entrant("sb3-contrib's RecurrentPPO", both, "sb3", why_not)
     return found
+
+
+def counted(number: int, what: str, plural: str = "s") -> str:
+    return f"{number} {what}{plural if number > 1 else ''}"
 
 
 def steps_per_second(
     entrant: Entrant, setting: str, train: dict[str, Any], epochs: int, log: Path, limit: float
 ) -> float:
     """Train one epoch and then so many, and time these.  Raises Failed, also after `limit` seconds."""
-    folder = log.with_suffix("")
+    folder, options = log.with_suffix(""), entrant.settings[setting]
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    steps, options = (1 + epochs) * train["train.batch_size"], entrant.settings[setting]
-    program = [REPO / entrant.program[0], *entrant.program[1:]]
-    if entrant.processes > 1:
-        program = ["-m", "torch.distributed.run", "--nproc-per-node", entrant.processes, *program]
-    if entrant.ours:
-        records, clock = folder / "run/metrics.jsonl", "uptime"
-        all_settings = {**train, "train.total_timesteps": steps, "train.data_dir": folder}
-        words = [word for key, value in all_settings.items() for word in (f"--{key}", value)]
-        run([*program, "--exp-id", "run", *options, *words], log, limit)
+    steps = (1 + epochs) * train["train.batch_size"]
+    if entrant.rival is None:
+        words = [f"--{key}={value}" for key, value in (train | {"train.total_timesteps": steps}).items()]
+        options = ["--env", "beam_rider", *options, *words]
+        rows, clock = rounds.train(options, folder, entrant.processes, limit), "uptime"
     else:
-        records, clock = folder / "epochs.jsonl", "wall"
-        words = [f"{key}={value}" for key, value in train.items()]
-        run([*program, "--out", records, "--steps", steps, *options, *words], log, limit)
-    rows = [json.loads(line) for line in records.read_text().splitlines()]
+        options = ["--steps", steps, *options, *(f"{key}={value}" for key, value in train.items())]
+        rows, clock = rounds.train_rival(entrant.rival, options, folder, limit), "wall"
     shutil.rmtree(folder)
     if len(rows) != 1 + epochs:
         raise Failed(f"{len(rows)} epochs instead of {1 + epochs} ({log})")
@@ -293,7 +293,8 @@ def main() -> None:
     add("--pufferlib-trainer", metavar="PATH", help="PufferLib 2.0's clean_pufferl.py")
     add("--rounds", type=int, default=3)
     add("--update-epochs", type=int, nargs="+", default=[3, 1], help="passes over each batch (default: 3 1)")
-    add("--only", nargs="+", metavar="ENTRANT", help="ours ours-serial ours-float32 pufferlib cleanrl sb3")
+    some = "ours ours-float32 ours-torchrun-2 pufferlib cleanrl sb3 ..."
+    add("--only", nargs="+", metavar="ENTRANT", help=some)
     add("--epochs", type=int, default=3, help="that are timed, after the first")
     add("--trial-epochs", type=int, default=1, help="the same, where settings are tried")
     add("--threads", type=int, nargs="+", help="of torch, to try with each rival (default: 1 to all cores)")
