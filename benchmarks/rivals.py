@@ -1,15 +1,16 @@
-"""Rivals: other trainers on an Atari game, with the settings and the network of ours; one JSON line an epoch.
+"""Rivals: other trainers, with the settings and the network of ours; one JSON line an epoch.
 
     python benchmarks/rivals.py pufferlib --trainer path/to/clean_pufferl.py --out rival.jsonl
     python benchmarks/rivals.py cleanrl --threads 4 --out rival.jsonl train.batch_size=4096 ...
     python benchmarks/rivals.py sb3 --vec multiprocessing --out rival.jsonl
 
 pufferlib: PufferLib 2.0's own trainer. It is not part of PufferLib's package; who runs this names a copy.
+Atari in PufferLib's own environments, all else in ours; the other trainers play Atari alone.
 cleanrl: the synchronous loop of recurrent PPO as CleanRL publishes it, written anew from the description in
 Huang et al., 2022, "The 37 implementation details of proximal policy optimization": environments one after
 the other, minibatches of whole environments, the LSTM step by step with its state zeroed at episode starts.
 sb3: RecurrentPPO of sb3-contrib, one LSTM for actor and critic, environments here or in a process each.
-All see gray screens at half size (1, 105, 80), all compute in float32.
+All see Atari's gray screens at half size (1, 105, 80), all compute in float32.
 """
 
 from __future__ import annotations
@@ -35,8 +36,11 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from pufferlib_kcore import settings  # noqa: E402
+from pufferlib_kcore.cli import world as worlds  # noqa: E402
 from pufferlib_kcore.environments import atari  # noqa: E402
 from pufferlib_kcore.environments.wrappers import EpisodeStats  # noqa: E402
+from pufferlib_kcore.policies import build  # noqa: E402
+from pufferlib_kcore.settings import Settings  # noqa: E402
 
 with quiet():
     import numpy as np
@@ -48,10 +52,9 @@ with quiet():
 Log = Callable[..., None]
 
 
-def network(env: Any) -> nn.Module:
-    """The policy of ours, a recurrent one of 512 units.  env: what has single_{observation,action}_space"""
-    policy = pufferlib.models.Convolutional(env, framestack=1, flat_size=64 * 6 * 9)
-    return pufferlib.models.LSTMWrapper(env, policy, 512, 512)
+def network(env: Any, s: Settings) -> nn.Module:
+    """The policy of ours, freshly initialized.  env: what has single_{observation,action}_space"""
+    return build(worlds.spec_of(s, env.single_observation_space, env.single_action_space))
 
 
 def game(name: str) -> EpisodeStats:
@@ -62,7 +65,8 @@ def game(name: str) -> EpisodeStats:
 # PufferLib 2.0's trainer
 
 
-def train_pufferlib(args: argparse.Namespace, t: Any, log: Log) -> None:
+def train_pufferlib(args: argparse.Namespace, s: Settings, log: Log) -> None:
+    t = s.train
     spec = importlib.util.spec_from_file_location("clean_pufferl", args.trainer)
     assert spec is not None and spec.loader is not None
     trainer = importlib.util.module_from_spec(spec)
@@ -74,9 +78,13 @@ def train_pufferlib(args: argparse.Namespace, t: Any, log: Log) -> None:
     pool = {}
     if args.vec == "multiprocessing":
         pool = dict(num_workers=args.workers, batch_size=t.num_envs // args.workers, overwork=True)
+    creator, kwargs = worlds.creator(s), {}
+    if s.base.package == "atari":
+        creator = functools.partial(pufferlib_atari.environment.make, args.env)
+        kwargs = dict(frameskip=4, repeat_action_probability=0.0)
     vec = pufferlib.vector.make(
-        functools.partial(pufferlib_atari.environment.make, args.env),
-        env_kwargs=dict(frameskip=4, repeat_action_probability=0.0),
+        creator,
+        env_kwargs=kwargs,
         num_envs=t.num_envs,
         backend=getattr(pufferlib.vector, args.vec.capitalize()),
         **pool,
@@ -96,7 +104,7 @@ def train_pufferlib(args: argparse.Namespace, t: Any, log: Log) -> None:
         data_dir=str(Path(args.out).parent),
         checkpoint_interval=10**9,
     )
-    data = trainer.create(config, vec, pufferlib.cleanrl.RecurrentPolicy(network(vec.driver_env)))
+    data = trainer.create(config, vec, pufferlib.cleanrl.RecurrentPolicy(network(vec.driver_env, s)))
     while data.global_step < args.steps:
         _, infos = trainer.evaluate(data)
         trainer.train(data)
@@ -123,9 +131,10 @@ def act(policy: Any, obs: Tensor, state: State, starts: Tensor) -> tuple[Tensor,
     return logits, value.flatten(), state
 
 
-def train_cleanrl(args: argparse.Namespace, t: Any, log: Log) -> None:
+def train_cleanrl(args: argparse.Namespace, s: Settings, log: Log) -> None:
     from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+    t = s.train
     N, T = t.num_envs, t.batch_size // t.num_envs
     together = t.minibatch_size // T  # environments in a minibatch
     if together * T != t.minibatch_size or N % together:
@@ -133,7 +142,7 @@ def train_cleanrl(args: argparse.Namespace, t: Any, log: Log) -> None:
     creator = functools.partial(game, args.env)
     envs = SyncVectorEnv([creator] * N, autoreset_mode=AutoresetMode.SAME_STEP)
     torch.manual_seed(args.seed)
-    policy = network(envs)
+    policy = network(envs, s)
     optimizer = torch.optim.Adam(policy.parameters(), lr=t.learning_rate, eps=1e-5)
 
     obs = torch.zeros(T, N, *envs.single_observation_space.shape)
@@ -190,7 +199,7 @@ def train_cleanrl(args: argparse.Namespace, t: Any, log: Log) -> None:
 # sb3-contrib
 
 
-def train_sb3(args: argparse.Namespace, t: Any, log: Log) -> None:
+def train_sb3(args: argparse.Namespace, s: Settings, log: Log) -> None:
     from sb3_contrib import RecurrentPPO
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -217,6 +226,7 @@ def train_sb3(args: argparse.Namespace, t: Any, log: Log) -> None:
             if self.num_timesteps:
                 log(self.num_timesteps, [])
 
+    t = s.train
     # forked: else each of its processes imports torch first, for minutes
     backends = {
         "serial": DummyVecEnv,
@@ -270,6 +280,9 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     if args.rival == "pufferlib" and not args.trainer:
         parser.error("pufferlib needs --trainer, the path of PufferLib 2.0's clean_pufferl.py")
+    s = settings.resolve(args.env, dict(o.split("=", 1) for o in args.override))
+    if args.rival != "pufferlib" and s.base.package != "atari":
+        parser.error(f"{args.rival} plays Atari alone, not {args.env}: choose pufferlib")
     torch.set_num_threads(args.threads)
     start, epochs = time.perf_counter(), 0
     with open(args.out, "a") as out:
@@ -288,8 +301,7 @@ def main() -> None:
             out.write(json.dumps(record) + "\n")
             out.flush()
 
-        t = settings.resolve(args.env, dict(o.split("=", 1) for o in args.override)).train
-        RIVALS[args.rival](args, t, log)
+        RIVALS[args.rival](args, s, log)
     os._exit(0)  # PufferLib's workers and its thread do not end by themselves
 
 
