@@ -2,85 +2,47 @@
 
     python benchmarks/beam_rider.py --pufferlib-trainer path/to/clean_pufferl.py
 
-Three seeds each, all at once with one torch thread each where the cores allow it: what is learned does not
-depend on it. Writes benchmarks/beam_rider/ours.jsonl, rival.jsonl and beam_rider.png; curves that are there
-already are kept, so that either side can be run alone (without the path, ours alone).
+Ours twice: as it trains by itself (in bfloat16 where the hardware multiplies it) and in float32. Three seeds
+each, all at once with one torch thread each where the cores allow it: what is learned does not depend on it.
+Writes ours.jsonl, float32.jsonl, rival.jsonl and beam_rider.png to benchmarks/beam_rider; curves that are
+there already are kept, so that each side can be run alone (without the path, ours alone).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from rounds import REPO, Failed, lines, train, train_rival
+
 OUT = REPO / "benchmarks/beam_rider"
-sys.path.insert(0, str(REPO))
-
-from pufferlib_kcore.environments.quiet import ignore_pynvml  # noqa: E402
-
-ignore_pynvml()
-
-from pufferlib_kcore.store import Run  # noqa: E402
+SIDES = {"ours": "pufferlib_kcore", "float32": "pufferlib_kcore, float32", "rival": "PufferLib 2.0's trainer"}
+KEYS = "epoch agent_steps episodes episode_return entropy approx_kl explained_variance".split()
 
 
-def ours(seed: int, steps: int, folder: Path) -> list[dict]:
-    """Train one seed.  -> records of its epochs"""
-    command = [
-        sys.executable,
-        str(REPO / "demo.py"),
-        "--mode",
-        "train",
-        "--env",
-        "beam_rider",
-        "--seed",
-        str(seed),
-    ]
-    command += ["--train.num-workers", "1", "--train.threads", "1", "--train.total-timesteps", str(steps)]
-    command += ["--train.data-dir", str(folder), "--exp-id", f"ours{seed}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return records(Run.open(folder / f"ours{seed}"), seed)
-
-
-def records(run: Run, seed: int) -> list[dict]:
-    """What the figure needs of a run's metrics."""
-    keys = (
-        "epoch",
-        "agent_steps",
-        "episodes",
-        "episode_return",
-        "entropy",
-        "approx_kl",
-        "explained_variance",
-    )
-    return [{"seed": seed, **{key: record[key] for key in keys}} for record in run.metrics()]
-
-
-def rival(seed: int, steps: int, trainer: str, folder: Path) -> list[dict]:
-    """Train one seed with PufferLib's trainer.  -> records of its epochs"""
-    out = folder / f"rival{seed}.jsonl"
-    command = [sys.executable, str(REPO / "benchmarks/rivals.py"), "pufferlib", "--trainer", trainer]
-    command += [
-        "--vec",
-        "serial",
-        "--threads",
-        "1",
-        "--seed",
-        str(seed),
-        "--steps",
-        str(steps),
-        "--out",
-        str(out),
-    ]
-    subprocess.run(command, check=True)
-    return [json.loads(line) for line in out.read_text().splitlines()]
+def learn(side: str, seed: int, steps: int, trainer: Path | None, folder: Path) -> list[dict]:
+    """Train one seed.  -> records of its epochs.  Raises Failed."""
+    place = folder / f"{side}{seed}"
+    if side == "rival":
+        words = f"--vec serial --threads 1 --seed {seed} --steps {steps}"
+        return train_rival("pufferlib", ["--trainer", trainer, *words.split()], place, limit=None)
+    words = "--env beam_rider --train.num-workers 1 --train.threads 1"
+    words += f" --seed {seed} --train.total-timesteps {steps}"
+    words += " --train.precision float32" if side == "float32" else ""
+    records = train(words.split(), place, limit=None)
+    return [{"seed": seed, **{key: record[key] for key in KEYS}} for record in records]
 
 
 def late(curves: list[dict]) -> dict[int, float]:
@@ -88,69 +50,74 @@ def late(curves: list[dict]) -> dict[int, float]:
     result = {}
     for seed in sorted({r["seed"] for r in curves}):
         tail = [r for r in curves if r["seed"] == seed and r["episode_return"] is not None][-5:]
-        result[seed] = float(
-            np.average([r["episode_return"] for r in tail], weights=[r["episodes"] for r in tail])
-        )
+        returns, weights = ([r[key] for r in tail] for key in ("episode_return", "episodes"))
+        result[seed] = float(np.average(returns, weights=weights))
     return result
 
 
-def figure(sides: dict[str, list[dict]]) -> Figure:
-    """Every seed thin, the mean over seeds thick."""
-    drawn = Figure(figsize=(6.5, 4), layout="constrained")
-    axes = drawn.subplots()
-    for color, (name, curves) in zip(("tab:blue", "tab:orange"), sides.items(), strict=False):
+def draw(axes: Any, sides: dict[str, list[dict]], names: Sequence[str]) -> None:
+    """Returns over steps: every seed thin, the mean over seeds thick.  names: all, by color"""
+    for name, curves in sides.items():
+        color = f"C{names.index(name)}"
         by_epoch: dict[int, list[tuple[float, float]]] = {}
-        for seed in sorted({r["seed"] for r in curves}):
+        seeds = sorted({r["seed"] for r in curves})
+        for seed in seeds:
             own = [r for r in curves if r["seed"] == seed and r["episode_return"] is not None]
-            axes.plot(
-                [r["agent_steps"] for r in own], [r["episode_return"] for r in own], color=color, lw=0.6
-            )
-            for r in own:
-                by_epoch.setdefault(r["epoch"], []).append((r["agent_steps"], r["episode_return"]))
+            points = [(r["agent_steps"], r["episode_return"]) for r in own]
+            axes.plot(*zip(*points, strict=True), color=color, lw=0.6)
+            for r, point in zip(own, points, strict=True):
+                by_epoch.setdefault(r["epoch"], []).append(point)
         means = np.array([np.mean(points, axis=0) for _, points in sorted(by_epoch.items())])
-        axes.plot(*means.T, color=color, lw=2.5, label=f"{name}, mean of {len(late(curves))} seeds")
-    axes.set(title="BeamRider, published settings", xlabel="agent steps", ylabel="episode return")
+        axes.plot(*means.T, color=color, lw=2.5, label=f"{name}, mean of {len(seeds)} seeds")
+    axes.locator_params("x", nbins=6)
+    axes.set(xlabel="agent steps", ylabel="episode return")
     axes.legend()
-    return drawn
+
+
+def kept(folder: Path) -> dict[str, list[dict]]:
+    """The records of each side that has been trained."""
+    return {side: lines(path) for side in SIDES if (path := folder / f"{side}.jsonl").exists()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pufferlib-trainer", help="path of PufferLib 2.0's clean_pufferl.py")
+    parser.add_argument(
+        "--pufferlib-trainer", metavar="PATH", type=Path, help="PufferLib 2.0's clean_pufferl.py"
+    )
     parser.add_argument("--steps", type=int, default=614_400)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=3, help="runs at once")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of curves and figure")
     args = parser.parse_args()
-    OUT.mkdir(exist_ok=True)
-    seeds = range(1, args.seeds + 1)
-    sides = {"ours": ours, "rival": rival}
-    for name, path in ((name, OUT / f"{name}.jsonl") for name in sides):
+    args.out.mkdir(parents=True, exist_ok=True)
+    for side in SIDES:
+        path = args.out / f"{side}.jsonl"
         if path.exists():
             print(f"keeping {path}; delete it to run again")
             continue
-        if name == "rival" and not args.pufferlib_trainer:
+        if side == "rival" and not args.pufferlib_trainer:
             print("no --pufferlib-trainer: ours alone")
             continue
+        trainer = args.pufferlib_trainer and args.pufferlib_trainer.absolute()
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
-            if name == "ours":
-                found = list(pool.map(lambda s: ours(s, args.steps, Path(folder)), seeds))
-            else:
-                found = list(
-                    pool.map(lambda s: rival(s, args.steps, args.pufferlib_trainer, Path(folder)), seeds)
-                )
-        path.write_text("".join(json.dumps(r) + "\n" for curve in found for r in curve))
-    curves = {}
-    for name, label in (("ours", "pufferlib_kcore"), ("rival", "PufferLib 2.0's trainer")):
-        path = OUT / f"{name}.jsonl"
-        if path.exists():
-            curves[label] = [json.loads(line) for line in path.read_text().splitlines()]
-    for label, records_ in curves.items():
-        ends = late(records_)
+            job = partial(learn, side, steps=args.steps, trainer=trainer, folder=Path(folder))
+            found = list(pool.map(job, range(1, args.seeds + 1)))
+        path.write_text("".join(json.dumps(record) + "\n" for curve in found for record in curve))
+    curves = {SIDES[side]: records for side, records in kept(args.out).items()}
+    for label, records in curves.items():
+        ends = late(records)
         shown = ", ".join(f"{value:.0f}" for value in ends.values())
         print(f"{label:24} return over the last 5 epochs: {shown}   mean {np.mean(list(ends.values())):.0f}")
-    figure(curves).savefig(OUT / "beam_rider.png", dpi=100)
-    print(f"wrote {OUT}/beam_rider.png")
+    drawn = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = drawn.subplots()
+    draw(axes, curves, list(SIDES.values()))
+    axes.set_title("BeamRider, published settings")
+    drawn.savefig(args.out / "beam_rider.png", dpi=100)
+    print(f"wrote {args.out}/beam_rider.png")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failed as error:
+        sys.exit(f"beam_rider.py: {error}")
