@@ -94,8 +94,8 @@ def tables(result: dict[str, Any]) -> list[str]:
         steps,
         "",
         "Interquartile means over seeds [95% bootstrap intervals]; the final return is that of the last "
-        f"tenth of the epochs. P: probability that a seed of {FIRST} has more than one of the other, 0.5 "
-        "where both learn the same.",
+        f"tenth of the epochs. P: probability that {FIRST} has more than the entrant of the row, 0.5 where "
+        "both learn the same.",
         "",
     ]
     for task, entrants in result["tasks"].items():
