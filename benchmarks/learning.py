@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +18,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from pufferlib_kcore.environments.quiet import ignore_pynvml  # noqa: E402
+import rounds
+from rounds import REPO
 
-ignore_pynvml()
-
-from pufferlib_kcore.analysis import Curve  # noqa: E402
-from pufferlib_kcore.store import Run, provenance  # noqa: E402
+from pufferlib_kcore.analysis import Curve
+from pufferlib_kcore.store import provenance
 
 TASKS = {  # name: (arguments, return that counts as solved, or that must not be reached)
     "CartPole + LSTM": (
@@ -43,18 +40,8 @@ TASKS = {  # name: (arguments, return that counts as solved, or that must not be
 def train(task: str, seed: int, folder: Path) -> dict:
     """One run.  -> its curve, and the mean return over the last tenth of its epochs"""
     exp_id = f"{task.lower().replace(' ', '_').replace('+', 'and').strip('()')}_{seed}"
-    command = [
-        sys.executable,
-        str(REPO / "demo.py"),
-        "--mode",
-        "train",
-        "--vec",
-        "serial",
-        *TASKS[task][0].split(),
-    ]
-    command += ["--seed", str(seed), "--exp-id", exp_id, "--train.data-dir", str(folder)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    records = Run.open(folder / exp_id).metrics()
+    words = f"{TASKS[task][0]} --vec serial --seed {seed}"
+    records = rounds.train(words.split(), folder / exp_id)
     curve = Curve.from_records(records)
     keep = [r for r in records if r["episode_return"] is not None]
     return {
