@@ -17,7 +17,7 @@ from pufferlib_kcore.analysis import frontier
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import noise_inputs
-from pufferlib_kcore.policies.restore import Restored, restore
+from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Args
 from pufferlib_kcore.store import atomic, checkpoints, fibers, names, runs
 from pufferlib_kcore.training.record import record
@@ -84,8 +84,7 @@ def stored_or_made(args: Args) -> Collapsed:
     folder = destination(args, source, epoch)
     if not folder.model_path.is_file():
         return collapse_run(args)
-    restored = restore(folder.model_path)
-    worlds.check_preprocessing(restored.payload, args.vec, folder.model_path)
+    restored = worlds.restored(folder.model_path, args)
     made = restored.payload["collapse"]
     older = folder.model_path.stat().st_mtime_ns < path.stat().st_mtime_ns
     if older or made.get("settings") != asdict(args.settings.collapse) or made["source"] != str(path):
@@ -109,7 +108,6 @@ def collapse_run(args: Args) -> Collapsed:
     source, asked = source_run(args), args.settings.collapse.epoch
     epoch, path = source.nearest(asked)
     restored = worlds.restored(path, args)
-    worlds.check_preprocessing(restored.payload, args.vec, path)
     found = searched(args, source, restored) if args.collapse == "auto" else merged(args, source, restored)
     optimizer, note = carried_optimizer(source, epoch, restored, found.result)
 

@@ -30,7 +30,6 @@ def untouched(args: Args) -> Ready:
     source = collapse_job.source_run(args)
     epoch, path = source.nearest(args.settings.collapse.epoch)
     restored = worlds.restored(path, args)
-    worlds.check_preprocessing(restored.payload, args.vec, path)
     params = sum(p.numel() for p in restored.policy.parameters())
     size = {"params_before": params, "params_after": params}
     provenance = {"source": str(path), "epoch": epoch, "thresholds": None, "tag": "original", **size}

@@ -21,7 +21,6 @@ def run(args: Args) -> int:
     """--mode eval"""
     path, restored, settings = chosen(args)
     count = args.settings.train.num_envs if args.episodes is None else args.episodes
-    worlds.check_preprocessing(restored.payload, args.vec, path)
     if args.capture_video and args.vec == "ale":
         raise UserError("--vec ale has no pictures to film: leave --capture-video out")
     vec = worlds.one_group(settings, args.vec, min(count, 16))

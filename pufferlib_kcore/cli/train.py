@@ -22,7 +22,6 @@ from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import build
-from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import checkpoints, names, runs
 from pufferlib_kcore.training import parallel, reporting
@@ -77,8 +76,7 @@ def job_of(args: Args) -> Job:
 def resumed(found: runs.Run, args: Args) -> Job:
     """Go on from a run's newest checkpoint that has an optimizer state."""
     epoch, path = found.latest(with_state=True)
-    restored = restore(path)
-    worlds.check_preprocessing(restored.payload, args.vec, path)
+    restored = worlds.restored(path, args)
     state = checkpoints.load(found.state_path(epoch), format=checkpoints.STATE)
     start = Start(epoch, state["agent_steps"], state["optimizer"], state["rng"])
     collapse = restored.payload.get("collapse")

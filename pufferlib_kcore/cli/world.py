@@ -28,7 +28,10 @@ PREPROCESSING = {  # of Atari's screens: what a checkpoint records, in words
 
 
 def restored(path: str | Path, args: Args) -> Restored:
-    """A checkpoint's policy; with --trust-checkpoint a pickled module's too, which the settings describe."""
+    """A checkpoint's policy; with --trust-checkpoint a pickled module's too, which the settings describe.
+
+    Raises UserError unless it was trained on the preprocessing that --vec has.
+    """
 
     def described() -> dict[str, Any]:
         env = creator(args.settings)()
@@ -37,7 +40,9 @@ def restored(path: str | Path, args: Args) -> Restored:
         finally:
             env.close()
 
-    return restore(path, described if args.trust_checkpoint else None)
+    found = restore(path, described if args.trust_checkpoint else None)
+    check_preprocessing(found.payload, args.vec, path)
+    return found
 
 
 def preprocessing(backend: str) -> str:
