@@ -155,15 +155,6 @@ def group(device: torch.device) -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def normalized(x: Tensor, together: Group) -> Tensor:
-    """x, (M,), to mean 0 and standard deviation 1 over the steps of all processes."""
-    if together.size == 1:
-        return (x - x.mean()) / (x.std() + 1e-8)
-    count, total = together.total(torch.stack([torch.tensor(float(len(x)), device=x.device), x.sum()]))
-    squares = together.total(((x - total / count) ** 2).sum())
-    return (x - total / count) / ((squares / (count - 1)).sqrt() + 1e-8)
-
-
 def join_episodes(episodes: Any, together: Group) -> None:
     """Put the episodes of all processes into each one's record.  Edits `episodes`"""
     episodes.returns = together.joined(episodes.returns)

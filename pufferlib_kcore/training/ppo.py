@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pufferlib_kcore.training import actions as act
 from pufferlib_kcore.training.clock import Clock
-from pufferlib_kcore.training.parallel import ALONE, Group, normalized
+from pufferlib_kcore.training.parallel import ALONE, Group
 from pufferlib_kcore.training.rollout import Diverged, Experience
 from pufferlib_kcore.training.unroll import unroll
 
@@ -37,18 +39,19 @@ class Objective:
         old_value: Tensor,
         advantage: Tensor,
         returns: Tensor,
-        together: Group = ALONE,
+        moments: tuple[float, float] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """All (M,), dummy steps already left out.  -> scalar loss, and LOSSES stacked (6,), detached
 
-        together: the processes that share the minibatch, over all of whose steps advantages are normalized.
+        moments: mean and standard deviation by which advantages are normalized; None for their own.
 
         approx_kl is the k3 estimator of Schulman's note, mean of (ratio - 1) - log ratio.
         """
         log_ratio = log_prob - old_log_prob
         ratio = log_ratio.exp()
         if self.norm_adv:
-            advantage = normalized(advantage, together)
+            mean, std = moments or (float(advantage.mean()), float(advantage.std()))
+            advantage = (advantage - mean) / (std + 1e-8)
         clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
         policy_loss = torch.max(-advantage * ratio, -advantage * clipped).mean()
 
@@ -64,6 +67,14 @@ class Objective:
             clipfrac = ((ratio - 1).abs() > self.clip_coef).float().mean()
             terms = torch.stack([policy_loss, value_loss, mean_entropy, -log_ratio.mean(), kl, clipfrac])
         return total, terms
+
+
+class Part(NamedTuple):
+    """What a process must know of a minibatch that it shares with others."""
+
+    share: float  # of the loss: 1, but for dummy steps
+    mean: float  # of the advantages of all processes' steps
+    std: float
 
 
 class Learner:
@@ -138,31 +149,51 @@ class Learner:
         totals, count = torch.zeros(len(LOSSES)), 0
         for _ in range(self.update_epochs):
             order = torch.randperm(N * T // B, generator=self.generator)
-            for rows in order.split(self.rows):
-                terms = self._minibatch(columns, states, rows)
+            batches = order.split(self.rows)
+            for rows, part in zip(batches, self._parts(columns, batches), strict=True):
+                terms = self._minibatch(columns, states, rows, part)
                 totals, count = totals + terms, count + 1
-            if self.target_kl is not None and terms[LOSSES.index("approx_kl")] > self.target_kl:
+            if self.target_kl is not None and self._mean(terms)[LOSSES.index("approx_kl")] > self.target_kl:
                 break
 
-        losses = dict(zip(LOSSES, (totals / count).tolist(), strict=True))
+        losses = dict(zip(LOSSES, (self._mean(totals) / count).tolist(), strict=True))
         losses["explained_variance"] = explained_variance(values[valid], returns[valid])
         return losses
 
     def _near(self, column: Tensor) -> Tensor:
         return column.to(self.device, non_blocking=True)
 
-    def _minibatch(self, columns: dict[str, Tensor], states, rows: Tensor) -> Tensor:
+    def _mean(self, terms: Tensor) -> Tensor:
+        return self.together.total(terms) / self.together.size
+
+    def _parts(self, columns: dict[str, Tensor], batches: Sequence[Tensor]) -> list[Part | None]:
+        """This process's part of each minibatch; None where some process has no step of it."""
+        with self.clock("train_misc"):
+            rows = []
+            for batch in batches:
+                kept = columns["advantage"][batch][columns["valid"][batch]].double()
+                rows.append(torch.stack([torch.ones_like(kept).sum(), kept.sum(), (kept**2).sum()]))
+            own = torch.stack(rows)
+            every = self.together.total(torch.cat([own, (own[:, :1] == 0).double()], 1))
+            parts: list[Part | None] = []
+            for (steps, *_), (count, sums, squares, empty) in zip(own.tolist(), every.tolist(), strict=True):
+                if count < 2 or empty:
+                    parts.append(None)
+                    continue
+                mean = sums / count
+                std = math.sqrt(max(squares - count * mean**2, 0) / (count - 1))
+                parts.append(Part(steps * self.together.size / count, mean, std))
+        return parts
+
+    def _minibatch(self, columns: dict[str, Tensor], states, rows: Tensor, part: Part | None) -> Tensor:
+        if part is None:
+            return torch.zeros(len(LOSSES))
         with self.clock("train_misc"):
             batch = {name: self._near(column[rows.to(column.device)]) for name, column in columns.items()}
             state = None if states is None else tuple(s[:, rows.to(s.device)] for s in states)
             keep = batch["valid"].flatten()
             names = ("log_prob", "value", "advantage", "returns")
             old_log_prob, old_value, advantage, returns = (batch[name].flatten()[keep] for name in names)
-            own = len(advantage)
-            count, empty = self.together.total(torch.tensor([own, not own], dtype=torch.float32)).tolist()
-            if count < 2 or empty:
-                return torch.zeros(len(LOSSES))
-            share = own * self.together.size / count  # 1, but for dummy steps
         with self.clock("train_forward"):
             with self.autocast():
                 output, value = unroll(self.policy, batch["obs"], state, batch["starts"])
@@ -175,17 +206,17 @@ class Learner:
                 old_value,
                 advantage,
                 returns,
-                self.together,
+                (part.mean, part.std),
             )
         with self.clock("learn"):
             self.optimizer.zero_grad(set_to_none=True)
-            (loss * share).backward()
+            (loss * part.share).backward()
             self.together.average_gradients(self.policy)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             if not math.isfinite(float(norm)) or not math.isfinite(float(loss.detach())):
                 raise Diverged(f"the loss is {float(loss.detach())} and the gradient's norm {float(norm)}")
             self.optimizer.step()
-        return self.together.total(terms.cpu() * share) / self.together.size
+        return terms.cpu() * part.share
 
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
