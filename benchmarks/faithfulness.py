@@ -55,7 +55,7 @@ SIZES = (0.5, 0.2, 0.1, 0.05, 0.03)
 CALIBRATE, HELD_OUT, TEST, PLAY = range(1, 5)  # seeds
 SMALL_STEPS = "--vec serial --train.threads 1 --base.rnn-name Recurrent "
 TASKS = {  # name: (arguments of training, steps of retraining, episodes of a return)
-    "cartpole": (SMALL_STEPS + "--env cartpole --train.total-timesteps 204800", 40_960, 32),
+    "cartpole": (SMALL_STEPS + "--env cartpole --train.total-timesteps 409600", 40_960, 32),
     "memory_cue": (SMALL_STEPS + "--env memory_cue --train.total-timesteps 204800", 40_960, 320),
     "half_cheetah": (
         SMALL_STEPS + "--env half_cheetah --policy.hidden-size 128 --env.reward-scale 0.1 "

@@ -30,7 +30,7 @@ SIZES = "--target-params 0.2 0.1 0.05 --vec serial"
 CONTROLS = "--kinds original collapsed ablated scratch"
 PAIR = "--kinds original collapsed"
 TASKS = {  # name: the arguments of kcore.sh, once or more; more seeds of the pair that is hard to tell apart
-    "cartpole": (f"{SIZES} {CONTROLS} scratch-full --seeds 1 2 3 4 5 --train.total-timesteps 245760",),
+    "cartpole": (f"{SIZES} {CONTROLS} scratch-full --seeds 1 2 3 4 5 --train.total-timesteps 450560",),
     "memory_cue": (
         f"{SIZES} {CONTROLS} scratch-full --seeds 1 2 3 4 5 --train.total-timesteps 245760",
         f"{SIZES} {PAIR} --seeds 6 7 8 9 10 --train.total-timesteps 245760",
