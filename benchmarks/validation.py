@@ -27,23 +27,26 @@ from pufferlib_kcore.store import MettaFolder, Run  # noqa: E402
 
 OUT = REPO / "benchmarks/validation"
 SIZES = "--target-params 0.2 0.1 0.05 --vec serial"
+PLAIN = "--collapse.distill 0"
 CONTROLS = "--kinds original collapsed ablated scratch"
 PAIR = "--kinds original collapsed"
 TASKS = {  # name: the arguments of kcore.sh, once or more; more seeds of the pair that is hard to tell apart
-    "cartpole": (f"{SIZES} {CONTROLS} scratch-full --seeds 1 2 3 4 5 --train.total-timesteps 450560",),
+    "cartpole": (
+        f"{SIZES} {PLAIN} {CONTROLS} scratch-full --seeds 1 2 3 4 5 --train.total-timesteps 450560",
+    ),
     "memory_cue": (
-        f"{SIZES} {CONTROLS} scratch-full --seeds 1 2 3 4 5 --train.total-timesteps 245760",
-        f"{SIZES} {PAIR} --seeds 6 7 8 9 10 --train.total-timesteps 245760",
+        f"{SIZES} {PLAIN} {CONTROLS} scratch-full --seeds 1 2 3 4 5 --train.total-timesteps 245760",
+        f"{SIZES} {PLAIN} {PAIR} --seeds 6 7 8 9 10 --train.total-timesteps 245760",
     ),
     "half_cheetah": (
-        f"{SIZES} {CONTROLS} --seeds 1 2 3 --train.total-timesteps 1105920",
-        f"{SIZES} {PAIR} --seeds 4 5 6 7 8 --train.total-timesteps 1105920",
+        f"{SIZES} {PLAIN} {CONTROLS} --seeds 1 2 3 --train.total-timesteps 1105920",
+        f"{SIZES} {PLAIN} {PAIR} --seeds 4 5 6 7 8 --train.total-timesteps 1105920",
     ),
     "half_cheetah_distilled": (
         f"{SIZES} {PAIR} --seeds 1 2 3 4 5 6 --train.total-timesteps 1105920 "
         "--collapse.calibrate 16384 --collapse.distill 3000",
     ),
-    "beam_rider": (f"--target-params 0.2 {CONTROLS} --seeds 1 2 --train.total-timesteps 737280",),
+    "beam_rider": (f"--target-params 0.2 {PLAIN} {CONTROLS} --seeds 1 2 --train.total-timesteps 737280",),
 }
 TRAINED = {  # those that benchmarks/faithfulness.py does not train: arguments of demo.py
     "beam_rider": "--env beam_rider --vec multiprocessing --seed 1 --train.total-timesteps 614400",

@@ -16,6 +16,7 @@ from pufferlib_kcore import graph, store
 from pufferlib_kcore.analysis import frontier
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.graph import distillation
 from pufferlib_kcore.policies import noise_inputs
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Args
@@ -240,9 +241,12 @@ def recorded(args: Args, source: runs.Run, restored: Restored) -> Recorded:
 
 
 def taught(args: Args, restored: Restored, found: Found, seen: Recorded) -> Found:
-    """Distill where that is asked for, and say how near the policies are."""
+    """Distill after a search, or where that is asked for, and say how near the policies are."""
     result, steps = found.result, args.settings.collapse.distill
+    if steps is None:
+        steps = distillation.STEPS if args.collapse == "auto" and seen.test else 0
     if steps:
+        print(f"distilling: {steps} gradient steps on the recorded states", flush=True)
         result = graph.distill(restored.policy, result, seen.calibrate, seen.held_out, steps)
     if not seen.test:
         return Found(result, [seen.text], found.frontier)

@@ -13,7 +13,7 @@ from pufferlib_kcore.graph.collapsing import Collapse
 from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.faithfulness import Answers, divergence, kl_of
 
-STEPS = 200
+STEPS = 500
 LEARNING_RATE = 3e-3
 MAX_NORM = 1.0  # of the gradient
 CHECKS = 10  # times that the policy is measured on the way

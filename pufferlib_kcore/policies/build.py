@@ -14,6 +14,7 @@ from pufferlib_kcore.policies.registry import check_arguments, find
 from pufferlib_kcore.policies.spaces import plain_to_space, space_to_plain
 
 NOISE_STEPS = 16  # in one stretch of made-up observations: longer ones, and policies drift apart on them
+SMOOTHNESS = (0.0, 0.5, 0.9, 0.99)  # of a stretch: correlation from step to step
 
 # What PufferLib's settings files call "Policy" and "Recurrent", by package; other packages as None
 POLICY_OF = {
@@ -99,9 +100,10 @@ def noise_inputs(spec: dict, states: int | None = None, seed: int = 0) -> list[t
 
     states  how many; None: 8,192, or 2,048 pictures
 
-    Numbers are normal, each stretch of steps at a scale of its own, from 0.1 to 1 (log-uniform); images are
-    flat blocks of random gray on black, of several sizes. (obs (B, *obs),), or of a recurrent policy
-    stretches (obs (B, T, *obs), None).  Raises UserError for a space that is no Box.
+    Numbers are normal, each stretch of steps at a scale of its own, from 0.1 to 1 (log-uniform), and some
+    change more slowly from step to step than others (AR(1), see SMOOTHNESS); images are flat blocks of random
+    gray on black, of several sizes. (obs (B, *obs),), or of a recurrent policy stretches (obs (B, T, *obs),
+    None).  Raises UserError for a space that is no Box.
     """
     rng = torch.Generator().manual_seed(seed)
     space = _box(spec)
@@ -115,7 +117,11 @@ def noise_inputs(spec: dict, states: int | None = None, seed: int = 0) -> list[t
             x = x[torch.randperm(len(x), generator=rng)] * high
         else:
             scale = torch.exp(torch.rand(4, 1, *[1] * len(space.shape), generator=rng) * log(10) - log(10))
-            x = torch.randn(4, NOISE_STEPS, *space.shape, generator=rng) * scale
+            x = torch.randn(4, NOISE_STEPS, *space.shape, generator=rng)
+            last = torch.tensor(SMOOTHNESS).reshape(4, *[1] * len(space.shape))
+            for t in range(1, NOISE_STEPS):
+                x[:, t] = last * x[:, t - 1] + (1 - last**2).sqrt() * x[:, t]
+            x = x * scale
         x = torch.clamp(x.double().reshape(4, NOISE_STEPS, *space.shape), low, high)
         x = x.to(torch.from_numpy(space.low).dtype)
         calls.append((x.flatten(0, 1),) if spec.get("rnn") is None else (x, None))

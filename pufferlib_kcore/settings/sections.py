@@ -98,7 +98,7 @@ class Collapse:
     epoch: int = within(0)
     calibrate: int = within(0)
     colors: Literal["weights", "faithful", "activations"]
-    distill: int = within(0)
+    distill: int | None = within(0)
     max_kl: float | None = within(0)
     target_params: float | None = within(0, 1, " (a part of the parameters)")
     round_to: int = within(1)
