@@ -189,6 +189,8 @@ def figure(section: dict[str, Any]) -> Figure:
         axes.fill_between(kept, low, high, alpha=0.2)
     axes.set(xlabel="parameters kept", ylabel="times faster than the whole", xscale="log", yscale="log")
     axes.set_xticks([row["kept"] for row in rows], [f"{row['kept']:.0%}" for row in rows])
+    axes.set_yticks(range(1, 2 + int(axes.get_ylim()[1])), minor=False)
+    axes.yaxis.set_major_formatter("{x:.0f}")
     axes.minorticks_off()
     axes.legend()
     return drawn

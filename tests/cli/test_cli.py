@@ -15,6 +15,7 @@ import torch
 
 from pufferlib_kcore import graph, settings, store
 from pufferlib_kcore.cli import profile
+from pufferlib_kcore.graph import distillation
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.store import checkpoints
@@ -346,15 +347,20 @@ def test_autotune_writes_what_the_next_run_reads(tmp_path):
 def test_auto_collapse_is_smaller_and_nearer_than_the_published_recipe(trained):
     run = store.newest_run(trained / "experiments", "cartpole")
     budget = "--collapse auto --collapse.target-params 0.2 --collapse.calibrate 512 --collapse.epoch 4"
-    code, out, err = demo(trained, "--mode", "collapse", "--exp-id", run.exp_id, *budget.split())
+    command = ["--mode", "collapse", "--exp-id", run.exp_id, *budget.split()]
+    code, plain, err = demo(trained, *command, "--collapse.distill", "0")
+    assert code == 0 and "distilling" not in plain, err
+    code, out, err = demo(trained, *command)
     assert code == 0 and err == "", err
+    assert f"distilling: {distillation.STEPS} gradient steps" in out
     folder = store.CollapseFolder(run.path / "collapsed_model_auto_params0p2_000004")
     assert folder.model_path.is_file() and folder.state_path.is_file() and folder.thresholds is None
     lines = folder.frontier_path.read_text().splitlines()
     assert lines[0].startswith("size,params,kl,value_error,policy.encoder,recurrent")
     assert float(lines[-1].split(",")[0]) <= 0.2
     assert folder.frontier_path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
-    kl = float(re.search(r"KL (\S+) nats", out)[1])
+    kl, undistilled = (float(re.search(r"KL (\S+) nats", text)[1]) for text in (out, plain))
+    assert kl <= undistilled
     original = restore(run.model_path(4))
     recipe = max(
         (

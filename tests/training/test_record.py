@@ -1,9 +1,12 @@
 """Record: every state once, stretches of episodes whole, with the state that the policy had there."""
 
+import gymnasium
+import numpy as np
 import torch
 from worlds import Countdown
 
 from pufferlib_kcore.policies import build, noise_inputs, spec_from
+from pufferlib_kcore.policies.build import SMOOTHNESS
 from pufferlib_kcore.training.record import record
 
 
@@ -32,9 +35,6 @@ def test_a_recurrent_policy_gets_stretches_that_lie_within_episodes_and_continue
 
 
 def test_made_up_observations_lie_within_their_space_and_depend_on_the_seed_alone():
-    import gymnasium
-    import numpy as np
-
     for low, high, shape, dtype in ((-1, 1, (7,), np.float32), (0, 255, (4, 44, 44), np.uint8)):
         space = gymnasium.spaces.Box(low, high, shape, dtype)
         spec = spec_from(
@@ -53,3 +53,14 @@ def test_made_up_observations_lie_within_their_space_and_depend_on_the_seed_alon
         assert all(
             torch.equal(a[0], b[0]) for a, b in zip(seen, noise_inputs(spec, 512, seed=3), strict=True)
         )
+
+
+def test_some_made_up_observations_change_slowly():
+    space = gymnasium.spaces.Box(-np.inf, np.inf, (64,), np.float32)
+    spec = spec_from(None, "Policy", "Recurrent", {}, {}, space, gymnasium.spaces.Discrete(3))
+    stretches = torch.cat([obs for obs, _ in noise_inputs(spec, 8192)])
+    for i, expected in enumerate(SMOOTHNESS):
+        x = stretches[i :: len(SMOOTHNESS)]
+        x = x / x.square().mean((1, 2), keepdim=True).sqrt()
+        found = (x[:, 1:] * x[:, :-1]).mean() / x.square().mean()
+        assert abs(float(found) - expected) < 0.03
