@@ -160,6 +160,7 @@ def test_parameters_come_from_the_environment_and_lists_make_a_grid(work):
         assert run_of(work, name).config()["seed"] == int(name[-1])
 
 
+@pytest.mark.slow
 def test_the_ablation_script_trains_the_controls_to_a_size(work):
     words = "--exp-name t1 --epoch-idx 6 --target-params 0.3 --collapse.calibrate 256".split()
     status, out, err = kcore(work, *words, *QUICK, script="kcore_ablation.sh")
@@ -299,6 +300,7 @@ def test_a_launcher_through_submitit(work):
     assert list((work / "train_dir/t1_kcore/logs/submitit").glob("*_submitted.pkl"))
 
 
+@pytest.mark.slow
 def test_a_launcher_on_a_ray_cluster_of_two_nodes(work):
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
