@@ -7,8 +7,8 @@ PYTHON := .venv/bin/python
 demo: setup  ## train, collapse, resume and compare on BeamRider, in minutes
 	@bash tools/demo.sh
 
-test: setup  ## the fast tests
-	@$(PYTHON) -m pytest
+test: setup  ## the fast tests, two files at a time
+	@$(PYTHON) -m pytest -n 2 --dist loadfile
 
 test-slow: setup  ## the tests that take minutes
 	@$(PYTHON) -m pytest -m slow
