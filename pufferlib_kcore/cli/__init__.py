@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         args = settings.load(argv)
+        if args.mode != "train" and "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            raise UserError(f"--mode {args.mode} runs in one process: start it without torchrun")
         module = importlib.import_module(f"pufferlib_kcore.cli.{MODULES[args.mode]}")
         return module.run(args) or 0
 

@@ -120,3 +120,8 @@ def test_torchrun_trains_one_run_and_resumes_it(tmp_path):
 def test_torchrun_tells_a_mistake_once(tmp_path):
     done = torchrun(tmp_path, "--train.batch-size", "192", "--train.minibatch-size", "24", status=1)
     assert done.stderr.count("demo.py: ") == 1, done.stderr
+
+
+def test_torchrun_only_trains(tmp_path):
+    done = torchrun(tmp_path, "--mode", "profile", status=1)
+    assert done.stderr.count("demo.py: --mode profile runs in one process") == 1, done.stderr
