@@ -209,7 +209,8 @@ class Talker(toys.Three):
 
 
 SCRIPT = """
-    import os, sys, threading, time
+    import os, signal, sys, threading, time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     sys.path.insert(0, {tests!r})
     import numpy as np
     from pufferlib_kcore.environments import make_creator
