@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 from pufferlib_kcore import settings
@@ -24,6 +25,8 @@ MODULES = {  # each mode's function is `run` in its module, imported when it is 
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what a system says where nothing more can be written
+
+PATIENCE = 10.0  # seconds for torchrun's first process to find the same mistake
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,8 +50,9 @@ def answered(program: str, run: Callable[[], int], cure: str) -> int:
     try:
         return run()
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun started, one says it
-            print(f"{program}: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") != "0":  # torchrun's first process says it, which ends this one:
+            time.sleep(PATIENCE)  # whichever exits first, torchrun ends the others at once
+        print(f"{program}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         sys.stderr.close()

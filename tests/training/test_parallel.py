@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from worlds import Countdown, learner, rollout, tiny_policy
 
+from pufferlib_kcore.cli import main
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import Run
 from pufferlib_kcore.training.parallel import ALONE, Group
@@ -125,3 +126,11 @@ def test_torchrun_tells_a_mistake_once(tmp_path):
 def test_torchrun_only_trains(tmp_path):
     done = torchrun(tmp_path, "--mode", "profile", status=1)
     assert done.stderr.count("demo.py: --mode profile runs in one process") == 1, done.stderr
+
+
+def test_a_mistake_that_only_another_process_makes_is_told_as_well(monkeypatch, capsys):
+    monkeypatch.setattr("pufferlib_kcore.cli.PATIENCE", 0.0)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["--mode", "profile", "--env", "cartpole"]) == 2
+    assert capsys.readouterr().err.startswith("demo.py: --mode profile runs in one process")
