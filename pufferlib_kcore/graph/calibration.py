@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from pufferlib_kcore.fibration.quotient import PICK, Fibers, Segment, carry
 from pufferlib_kcore.fibration.selection import Reader
 from pufferlib_kcore.graph.nested import tensors_in
-from pufferlib_kcore.graph.network import Network, network_of
+from pufferlib_kcore.graph.network import Network, Outputs, network_of
 from pufferlib_kcore.graph.recording import Call, Recorder
+from pufferlib_kcore.graph.states import cut_states
 
 Inputs = Sequence[tuple]  # positional arguments of the method, call by call
 RIDGE = 1e-5  # of the refit, in parts of the inputs' mean square
@@ -69,23 +69,22 @@ class _Sums:
 
 
 def smaller_inputs(
-    policy: nn.Module, inputs: Inputs, network: Network, fibers: Fibers, method: str
+    policy: nn.Module,
+    inputs: Inputs,
+    network: Network,
+    fibers: Fibers,
+    method: str,
+    outputs: Outputs = None,
 ) -> list[tuple]:
-    """The same inputs for the collapsed policy: recurrent state, (.., units), is cut to its fibers.
+    """The same inputs for the collapsed policy: recurrent state is cut to its fibers.
 
     The inputs are all of one structure; where it is not that which the policy was traced on (a state where
     there was none), it is traced again.
     """
-    cut, states = copy.deepcopy(list(inputs)), network.state_inputs
-    if cut and len(list(tensors_in(cut[0]))) > network.inputs:
-        states = network_of(policy, cut[0], method).state_inputs
-    for one in cut:
-        for i, x in enumerate(tensors_in(one)):
-            if i in states:
-                x.data = carry(
-                    x, (*_whole(x.shape[:-1]), (Segment(states[i], "out", units=x.shape[-1]),)), fibers, PICK
-                )
-    return cut
+    states = network.state_inputs
+    if inputs and tuple(x.ndim for x in tensors_in(inputs[0])) != network.inputs:
+        states = network_of(policy, inputs[0], method, outputs=outputs).state_inputs
+    return [cut_states(one, states, fibers) for one in inputs]
 
 
 class Targets:

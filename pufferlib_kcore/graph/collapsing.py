@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +17,14 @@ from pufferlib_kcore.fibration.partition import split_to
 from pufferlib_kcore.fibration.quotient import Merge
 from pufferlib_kcore.fibration.refinement import Space, color_spaces
 from pufferlib_kcore.fibration.selection import gather, ranked
-from pufferlib_kcore.graph.calibration import Inputs, Targets, readers_of, refit, smaller_inputs
-from pufferlib_kcore.graph.nested import tensors_in
-from pufferlib_kcore.graph.network import Network, network_of
+from pufferlib_kcore.graph.calibration import Inputs, Targets, readers_of, refit
+from pufferlib_kcore.graph.nested import arguments
+from pufferlib_kcore.graph.network import Network, Outputs, network_of
 from pufferlib_kcore.graph.rebuild import rebuild
 from pufferlib_kcore.graph.report import Report, count_macs, make_report
+from pufferlib_kcore.graph.running import line_of
+from pufferlib_kcore.graph.states import cut_states
+from pufferlib_kcore.graph.verification import narrowed, verify
 
 KINDS = ("linear", "cnn", "lstm", "critic")
 THRESHOLD = 0.3
@@ -49,7 +52,7 @@ class Collapse:
 
 def collapse(
     policy: nn.Module,
-    example_inputs: tuple,
+    example_inputs: Any,
     threshold: float | Mapping[str, float] = THRESHOLD,
     *,
     method: str = "forward",
@@ -59,10 +62,11 @@ def collapse(
     calibrate: Inputs = (),
     colors: str = "weights",
     round_to: int = 1,
+    outputs: Outputs = None,
 ) -> Collapse:
     """Merge neurons that compute (nearly) the same; the argument is untouched.
 
-    example_inputs  positional arguments of `method`, such as (observations, None)
+    example_inputs  positional arguments of `method`, such as (observations, None), or its one argument
     threshold       cosine distance in [0, 2] for all, or {kind or space: distance}, where "default" stands
                     for what is not named (0.3). 0 merges only what is identical, 2 whole spaces.
     value           path of the value in the output where it is not the second of two or three
@@ -76,11 +80,13 @@ def collapse(
                     "activations": a neuron joins a fiber where, on the inputs to calibrate on, its readers
                     can make it up from those kept, to the distance `threshold`
     round_to        widths are multiples of this, as hardware may like, or all units
+    outputs         function of what `method` returns: the tensors in it, where that is an object
     Raises UserError for thresholds out of range, names that mean nothing, and policies that cannot be traced.
     """
     if colors not in COLORS or colors == "activations" and not calibrate:
         raise UserError(f"colors={colors!r}: expected {COLORS}, and for activations inputs to calibrate on")
-    network = network_of(policy, example_inputs, method, value, ignore)
+    example_inputs, calibrate = arguments(example_inputs), [arguments(one) for one in calibrate]
+    network = network_of(policy, example_inputs, method, value, ignore, outputs)
     thresholds = thresholds_of(threshold, network.spaces)
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
     by_weights = color_spaces(
@@ -93,7 +99,16 @@ def collapse(
     merges = {n: Merge.mean(split_to(m.labels, widths[n]), m.gain) for n, m in by_weights.items()}
     merges |= {name: gather(readers[name], units[: widths[name]]) for name, (units, _) in order.items()}
     return finish(
-        policy, example_inputs, network, merges, thresholds, notes, calibrate, method=method, ignore=ignore
+        policy,
+        example_inputs,
+        network,
+        merges,
+        thresholds,
+        notes,
+        calibrate,
+        method=method,
+        ignore=ignore,
+        outputs=outputs,
     )
 
 
@@ -109,6 +124,7 @@ def finish(
     maps: Mapping[str, quotient.Map] = quotient.COLLAPSE,
     method: str = "forward",
     ignore: Sequence[str] = (),
+    outputs: Outputs = None,
 ) -> Collapse:
     """Merge as told: build the smaller policy, refit it, check and report it."""
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
@@ -116,11 +132,11 @@ def finish(
     merged = {name: merge for name, merge in merges.items() if widths[name] < len(merge.labels)}
     smaller_tensors = {n: quotient.carry(tensors[n], axes, merged, maps) for n, axes in network.table.items()}
     smaller = rebuild(policy, network, smaller_tensors, widths)
-    check(smaller, network, widths, example_inputs, method, ignore)
+    check(policy, smaller, network, merged, example_inputs, method, ignore, outputs)
     if calibrate and merged:
         refit(smaller, network, merged, Targets(policy, calibrate, method))
     reasons = {space.name: space.whole or (notes or {}).get(space.name) for space in network.spaces}
-    (cut,) = smaller_inputs(policy, [example_inputs], network, merged, method)
+    cut = cut_states(example_inputs, network.state_inputs, merged)
     macs = count_macs(policy, example_inputs, method), count_macs(smaller, cut, method)
     report = make_report(network, policy, smaller, widths, reasons, macs)
     kinds = {space.name: space.kind for space in network.spaces}
@@ -198,29 +214,68 @@ def common_widths(
 
 
 def check(
+    policy: nn.Module,
     smaller: nn.Module,
     network: Network,
-    widths: Mapping[str, int],
+    merged: Mapping[str, Merge],
     example_inputs: tuple,
     method: str,
     ignore: Sequence[str],
+    outputs: Outputs,
 ) -> None:
-    """Trace the collapsed policy: its axes must be the original's with fibers for units, or it is refused."""
-    inputs = copy.deepcopy(example_inputs)
-    for i, x in enumerate(tensors_in(inputs)):
-        if i in network.state_inputs:
-            x.data = x[..., : widths[network.state_inputs[i]]]
-    cure = "its code fixes a size: leave the spaces that it concerns whole with ignore=[...]"
+    """The collapsed policy must run, use its parameters as the original does, and lift to the same function.
+
+    Raises UserError naming the spaces, and the line, that keep it from that.
+    """
+    error = _fault(policy, smaller, network, merged, example_inputs, method, ignore, outputs)
+    if error is None:
+        return
+    culprits = []
+    for name in merged if len(merged) > 1 else ():
+        one = {name: merged[name]} | {n: merged[n] for n in _tied(network, name) if n in merged}
+        alone = merged_alone(policy, network, one)
+        if _fault(policy, alone, network, one, example_inputs, method, ignore, outputs) is not None:
+            culprits.append(name)
+    names = culprits or list(merged)
+    raise UserError(f"{error}: leave what that concerns whole with ignore={names}")
+
+
+def _fault(
+    policy: nn.Module,
+    smaller: nn.Module,
+    network: Network,
+    merged: Mapping[str, Merge],
+    example_inputs: tuple,
+    method: str,
+    ignore: Sequence[str],
+    outputs: Outputs,
+) -> str | None:
+    """What is wrong with a collapsed policy, in words; None if nothing is."""
+    kind = type(smaller).__name__
+    cut = cut_states(example_inputs, network.state_inputs, merged)
     try:
-        found = network_of(smaller, inputs, method, ignore=ignore).table
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"the collapsed {type(smaller).__name__} does not run ({error}); {cure}") from error
-    for name, axes in network.table.items():
-        expected = [tuple(replace(s, units=widths.get(s.space or "", s.units)) for s in a) for a in axes]
+        found = network_of(smaller, cut, method, ignore=ignore, outputs=outputs).table
+    except UserError as error:
+        if error.__cause__ is None:
+            return f"the collapsed {kind} cannot be traced again ({error})"
+        where = line_of(error.__cause__) or "no line of its own"
+        return f"the collapsed {kind} does not run ({error.__cause__}) at {where}; its code fixes a size"
+    for name, expected in narrowed(network.table, merged).items():
         if any(s.space and s.units == 1 for axis in expected for s in axis):
             continue  # one unit may lie on any axis, in any order
-        for axis, now in zip(expected, found.get(name, ((),) * len(axes)), strict=True):
+        for axis, now in zip(expected, found.get(name, ((),) * len(expected)), strict=True):
             if now != axis and all(s.units > 1 for s in axis):
-                raise UserError(f"the collapsed {type(smaller).__name__} uses {name} otherwise; {cure}")
+                return f"the collapsed {kind} uses {name} otherwise; its code fixes a size"
+    return verify(policy, smaller, network, merged, example_inputs, method, outputs)
+
+
+def merged_alone(policy: nn.Module, network: Network, merged: Mapping[str, Merge]) -> nn.Module:
+    """The policy with these spaces merged and no others."""
+    tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
+    widths = {name: int(merge.labels.max()) + 1 for name, merge in merged.items()}
+    return rebuild(policy, network, quotient.collapse(tensors, network.table, merged), widths)
+
+
+def _tied(network: Network, name: str) -> set[str]:
+    """The spaces that one module keeps as wide as this one."""
+    return {other for layers in network.same_width if name in layers for other in layers}

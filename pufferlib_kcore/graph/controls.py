@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import PICK, Map, Merge, Parts, picked
 from pufferlib_kcore.graph.collapsing import Collapse, finish
-from pufferlib_kcore.graph.network import Network, network_of
+from pufferlib_kcore.graph.nested import arguments
+from pufferlib_kcore.graph.network import Network, Outputs, network_of
 
 
 def ablate(
     policy: nn.Module,
-    example_inputs: tuple,
+    example_inputs: Any,
     widths: Mapping[str, int],
     *,
     by: str = "random",
@@ -24,6 +26,7 @@ def ablate(
     method: str = "forward",
     value: str | int | None = None,
     ignore: Sequence[str] = (),
+    outputs: Outputs = None,
 ) -> Collapse:
     """Keep so many units of each space as they are, and drop the others.
 
@@ -32,38 +35,45 @@ def ablate(
             "Pruning filters for efficient ConvNets")
     Raises UserError for widths that a space cannot have.
     """
-    network = network_of(policy, example_inputs, method, value, ignore)
+    example_inputs = arguments(example_inputs)
+    network = network_of(policy, example_inputs, method, value, ignore, outputs)
     kept = {name: _kept(policy, network, name, width, by, generator) for name, width in widths.items()}
     merges = {
         space.name: _only(kept.get(space.name, np.arange(space.units)), space.units)
         for space in network.spaces
     }
-    return finish(policy, example_inputs, network, merges, maps=PICK, method=method, ignore=ignore)
+    return finish(
+        policy, example_inputs, network, merges, maps=PICK, method=method, ignore=ignore, outputs=outputs
+    )
 
 
 def reinitialize(
     fresh: nn.Module,
-    example_inputs: tuple,
+    example_inputs: Any,
     widths: Mapping[str, int],
     *,
     generator: torch.Generator | None = None,
     method: str = "forward",
     value: str | int | None = None,
     ignore: Sequence[str] = (),
+    outputs: Outputs = None,
 ) -> Collapse:
     """The same widths from scratch.
 
     fresh  an untrained policy of full size: random units of it are kept, and what reads n units, now k, is
            scaled by sqrt(n / k), so that inputs to every unit vary as they do in `fresh`
     """
-    network = network_of(fresh, example_inputs, method, value, ignore)
+    example_inputs = arguments(example_inputs)
+    network = network_of(fresh, example_inputs, method, value, ignore, outputs)
     kept = {name: _kept(fresh, network, name, width, "random", generator) for name, width in widths.items()}
     merges = {
         space.name: _only(kept.get(space.name, np.arange(space.units)), space.units)
         for space in network.spaces
     }
     maps: dict[str, Map] = {"out": picked, "in": _scaled}
-    return finish(fresh, example_inputs, network, merges, maps=maps, method=method, ignore=ignore)
+    return finish(
+        fresh, example_inputs, network, merges, maps=maps, method=method, ignore=ignore, outputs=outputs
+    )
 
 
 def _scaled(x: Tensor, parts: Parts) -> Tensor:

@@ -12,6 +12,8 @@ from pufferlib_kcore.graph.calibration import Inputs, smaller_inputs
 from pufferlib_kcore.graph.collapsing import Collapse
 from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.faithfulness import Answers, divergence, kl_of
+from pufferlib_kcore.graph.nested import arguments
+from pufferlib_kcore.graph.network import Outputs
 
 STEPS = 500
 LEARNING_RATE = 3e-3
@@ -29,6 +31,7 @@ def distill(
     method: str = "forward",
     value: str | int | None = None,
     actions: str | int = 0,
+    outputs: Outputs = None,
 ) -> Collapse:
     """The same collapse, its policy taught the original's action distributions and values.
 
@@ -39,11 +42,13 @@ def distill(
     No environment and no rewards: the loss is the KL of the actions, plus half the squared error of the
     values in parts of their variance (Rusu et al., 2016, "Policy distillation").
     """
-    places: dict[str, Any] = dict(method=method, value=value, actions=actions)
+    places: dict[str, Any] = dict(method=method, value=value, actions=actions, outputs=outputs)
+    inputs, held_out = ([arguments(one) for one in some] for some in (inputs, held_out))
+    policy = copy_of(policy)
     smaller, merges = copy_of(collapse.policy), collapse.merges
     with torch.no_grad():
         theirs = [Answers(policy, [x], **places) for x in inputs]
-    ours = smaller_inputs(policy, inputs, collapse.network, merges, method)
+    ours = smaller_inputs(policy, inputs, collapse.network, merges, method, outputs)
     variance = torch.cat([t.values for t in theirs]).var().clamp_min(1e-12)
     optimizer = torch.optim.Adam(smaller.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)

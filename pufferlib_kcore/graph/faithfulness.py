@@ -12,8 +12,10 @@ from torch.distributions import Categorical, Distribution, Normal, kl_divergence
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Fibers
 from pufferlib_kcore.graph.calibration import Inputs, smaller_inputs
-from pufferlib_kcore.graph.network import Network, at_path, value_of
-from pufferlib_kcore.graph.recording import unchanged
+from pufferlib_kcore.graph.copying import copy_of
+from pufferlib_kcore.graph.nested import arguments
+from pufferlib_kcore.graph.network import Network, Outputs, at_path, value_of
+from pufferlib_kcore.graph.running import aside
 
 Actions = Categorical | Normal
 
@@ -41,6 +43,7 @@ def divergence(
     method: str = "forward",
     value: str | int | None = None,
     actions: str | int = 0,
+    outputs: Outputs = None,
 ) -> Divergence:
     """Compare a policy with its collapse on recorded inputs, each carrying its own recurrent state.
 
@@ -49,8 +52,10 @@ def divergence(
     actions          path of the actions: logits (.., n), a list of such, or a torch Distribution
     Raises UserError where the output has no such actions.
     """
-    theirs = Answers(policy, inputs, method, value, actions)
-    ours = Answers(smaller, smaller_inputs(policy, inputs, network, fibers, method), method, value, actions)
+    inputs = [arguments(one) for one in inputs]
+    cut = smaller_inputs(policy, inputs, network, fibers, method, outputs)
+    theirs = Answers(policy, inputs, method, value, actions, outputs)
+    ours = Answers(smaller, cut, method, value, actions, outputs)
     kl = sum(kl_of(a, b).mean() for a, b in zip(theirs.actions, ours.actions, strict=True))
     look = sum(kl_of(a, _mean(a)).mean() for a in theirs.actions)
     error = (theirs.values - ours.values).square().mean() / theirs.values.var().clamp_min(1e-12)
@@ -60,17 +65,23 @@ def divergence(
 class Answers:
     """What a policy answers: its actions, one distribution over states for each, and its values (states,)."""
 
-    def __init__(self, policy: nn.Module, inputs: Inputs, method: str, value: Any, actions: Any):
-        with unchanged(policy):
-            outputs = [getattr(policy, method)(*x) for x in inputs]
-        values = [
-            v.double().flatten() for output in outputs for v in [value_of(output, value)] if v is not None
-        ]
+    def __init__(
+        self,
+        policy: nn.Module,
+        inputs: Inputs,
+        method: str,
+        value: Any,
+        actions: Any,
+        outputs: Outputs = None,
+    ):
+        with aside(policy):
+            answers = [getattr(policy, method)(*copy_of(x)) for x in inputs]
+        if outputs is not None:
+            answers = [outputs(answer) for answer in answers]
+        values = [v.double().flatten() for a in answers for v in [value_of(a, value)] if v is not None]
         self.has_values = bool(values)
         self.values = torch.cat(values) if values else torch.full((2,), torch.nan)
-        parts = [
-            _parts(output if isinstance(output, Tensor) else at_path(output, actions)) for output in outputs
-        ]
+        parts = [_parts(a if isinstance(a, Tensor) else at_path(a, actions)) for a in answers]
         self.actions = [_joined(part) for part in zip(*parts, strict=True)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from pufferlib_kcore.fibration.refinement import reads
-from pufferlib_kcore.graph.network import network_of
+from pufferlib_kcore.graph.network import Outputs, network_of
 from pufferlib_kcore.graph.report import aligned, written_space
 
 
@@ -30,17 +30,18 @@ class Spaces:
 
 def spaces(
     policy: nn.Module,
-    example_inputs: tuple,
+    example_inputs: Any,
     *,
     method: str = "forward",
     value: str | int | None = None,
     ignore: Sequence[str] = (),
+    outputs: Outputs = None,
 ) -> Spaces:
     """Every space of a policy: who writes it, who reads it, and why it cannot be merged, if so.
 
     Arguments and errors as those of `collapse`.
     """
-    network = network_of(policy, example_inputs, method, value, ignore)
+    network = network_of(policy, example_inputs, method, value, ignore, outputs)
     rows = [
         {
             "space": space.name,

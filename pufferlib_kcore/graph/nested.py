@@ -12,6 +12,11 @@ from torch import Tensor
 from pufferlib_kcore.errors import UserError
 
 
+def arguments(inputs: Any) -> tuple:
+    """Positional arguments: a tuple as it is, anything else as the one argument that it is."""
+    return inputs if type(inputs) is tuple else (inputs,)
+
+
 def tensors_in(value: Any, strict: bool = False) -> Iterator[Tensor]:
     """Every tensor in nested tuples, lists, dicts, dataclasses and distributions, in order.
 
@@ -28,5 +33,6 @@ def tensors_in(value: Any, strict: bool = False) -> Iterator[Tensor]:
             yield from tensors_in(item, strict)
     elif strict and not isinstance(value, (int, float, str, type(None))):
         raise UserError(
-            f"the policy returns a {type(value).__name__}: expected tensors in tuples, lists or dicts"
+            f"the policy returns a {type(value).__name__}: expected tensors in tuples, lists or dicts; name "
+            "those in it with outputs=, as in outputs=lambda out: (out.logits, out.value)"
         )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,9 +19,13 @@ from pufferlib_kcore.fibration.recurrent import plain_step
 from pufferlib_kcore.fibration.refinement import Producer, Space
 from pufferlib_kcore.graph import products  # noqa: F401  (with `rules`, fills the table of rules)
 from pufferlib_kcore.graph.copying import copy_of
-from pufferlib_kcore.graph.nested import tensors_in
+from pufferlib_kcore.graph.nested import arguments, tensors_in
+from pufferlib_kcore.graph.neurons import FIRST_INPUT, FREE, axis_of
 from pufferlib_kcore.graph.sizes import Attribute, tag_attributes
+from pufferlib_kcore.graph.states import State
 from pufferlib_kcore.graph.trace import Population, Trace, Use, is_within
+
+Outputs = Callable[[Any], Any] | None
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,11 @@ class Network:
     table: Table
     same_width: tuple[tuple[str, ...], ...]  # spaces that one module keeps at one width
     attributes: tuple[tuple[Attribute, Axis], ...]  # numbers that modules keep, and whose width they are
-    inputs: int  # tensors in the inputs that it was traced on
-    state_inputs: Mapping[int, str]  # which of them hold recurrent state, and of which space
+    inputs: tuple[int, ...]  # axes of each tensor in the inputs that it was traced on
+    state_inputs: Mapping[int, State]  # which of them hold recurrent state
+    state_outputs: Mapping[int, State]  # and which of those that it returns
     untouched: tuple[str, ...]  # parameters that the traced method does not use
+    notes: tuple[str, ...]  # what else is to be said of the run
 
     def __getitem__(self, name: str) -> Space:
         return next(space for space in self.spaces if space.name == name)
@@ -43,28 +48,41 @@ class Network:
 
 def network_of(
     policy: nn.Module,
-    example_inputs: tuple,
+    example_inputs: Any,
     method: str = "forward",
     value: str | int | None = None,
     ignore: Sequence[str] = (),
+    outputs: Outputs = None,
 ) -> Network:
     """Trace a policy once, and read off its spaces and table.
 
-    example_inputs  positional arguments of the method; their sizes are the policy's own
+    example_inputs  a tuple of the positional arguments of the method, or its one argument; their sizes are
+                    the policy's own
     value           path of the value in the output ("1", "critic.value"); None: the second of two or three
     ignore          spaces or modules to leave whole
+    outputs         function of what the method returns: the tensors in it, where that is an object
     Raises UserError where the policy cannot be traced or an argument names nothing.
     """
-    if any(isinstance(module, torch.jit.ScriptModule) for module in policy.modules()):
-        raise UserError(
-            f"{type(policy).__name__} holds TorchScript, which cannot be traced: pass it in Python"
-        )
+    inputs = copy_of(arguments(example_inputs))
+    tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
+    for name, x in [*tensors.items(), *(("of its inputs", x) for x in tensors_in(inputs))]:
+        if x.is_meta:
+            raise UserError(
+                f"tensor {name} is on the meta device, without values: load the policy on a CPU or GPU first"
+            )
     copied = copy_of(policy)
-    attributes = tag_attributes(copied)
-    trace = Trace(copied, ignore)
-    output = trace.run(method, copy.deepcopy(example_inputs))
-    critic = _outputs(trace, output, value)
-    network = _Reader(trace, critic).network(attributes)
+    trace = Trace(copied, ignore, originals=dict(policy.named_parameters()))
+    attributes = tag_attributes(copied, trace.ledger)
+    output = trace.run(method, inputs)
+    output = output if outputs is None else outputs(output)
+    critic, states = _outputs(trace, output, value)
+    _protect_numbers(trace)
+    if not trace.populations and not trace.hidden:
+        raise UserError(
+            f"tracing saw no layer of {type(policy).__name__}.{method}: it has none, or keeps its weights "
+            "where they cannot be reached, as quantized modules do"
+        )
+    network = _Reader(trace, critic).network(attributes, states)
     spaces = {space.name for space in network.spaces} | {p.name for p in trace.populations}
     for name in ignore:
         if name not in spaces and name not in dict(policy.named_modules()):
@@ -72,18 +90,40 @@ def network_of(
     return network
 
 
-def _outputs(trace: Trace, output: Any, value: str | int | None) -> set[int]:
-    """Protect what leaves the policy.  -> the populations that only the value depends on"""
+def _outputs(trace: Trace, output: Any, value: str | int | None) -> tuple[set[int], dict[int, Tensor]]:
+    """Protect what leaves the policy.  -> populations that only the value depends on; states that it returns
+
+    A state that the policy was or may be given again leaves at whatever width its units get.
+    """
     tensors = list(tensors_in(output, strict=True))
     if not tensors:
         raise UserError(f"{type(trace.policy).__name__} returned no tensor: expected actions and a value")
     values = {id(x) for x in tensors_in(value_of(output, value))}
     read_by: dict[bool, set[int]] = {True: set(), False: set()}
-    for x in tensors:
+    started = {trace.population(n) for _, units in trace.given for n in units.unique()}
+    states = {}
+    for i, x in enumerate(tensors):
         read_by[id(x) in values] |= trace.sources(x)
-        if id(x) not in trace.state_outputs:
-            trace.protect(trace.neurons(x), "output")
-    return read_by[True] - read_by[False]
+        trace.look_up(x)
+        neurons = trace.neurons(x)
+        if trace.is_state(x) and (trace.may_be_given or trace.sources_of(neurons) <= started):
+            states[i] = neurons
+        else:
+            trace.protect(neurons, "output")
+    return read_by[True] - read_by[False], states
+
+
+def _protect_numbers(trace: Trace) -> None:
+    """Spaces whose width the policy computes with stay as wide as they are."""
+    for origin in trace.ledger:
+        place = origin.known if isinstance(origin, Attribute) else origin
+        neurons = origin.neurons if isinstance(origin, Attribute) else None
+        if isinstance(place, Tensor):
+            neurons = place
+        elif place in trace.uses:
+            neurons = trace.uses[place].neurons
+        if neurons is not None:
+            trace.protect(neurons, "the policy computes with its width")
 
 
 def value_of(output: Any, path: str | int | None) -> Any:
@@ -113,6 +153,7 @@ class _Reader:
 
     def __init__(self, trace: Trace, critic: set[int]):
         self.trace, self.critic = trace, critic
+        self.started = self._started()
         self.unit_of = self._units()
         self.groups = self._groups()
         self.group_of = np.full(trace.count, -1)  # unit -> the index of its group, -1 for nobody's
@@ -126,8 +167,18 @@ class _Reader:
             for neurons in (trace.bent, trace.bare)
         )
 
-    def network(self, attributes: Sequence[Attribute]) -> Network:
+    def network(self, attributes: Sequence[Attribute], states: Mapping[int, Tensor]) -> Network:
         trace = self.trace
+        given = {
+            i: state for i, ids in enumerate(trace.inputs) if (state := self._state(self._resolved(ids)))
+        }
+        returned = {i: state for i, x in states.items() if (state := self._state(_array(x, flat=False)))}
+        for i, ids in enumerate(trace.inputs):
+            if i not in given:
+                trace.protect(torch.as_tensor(self._resolved(ids)), "its state is laid out irregularly")
+        for i, ids in states.items():
+            if i not in returned:
+                trace.protect(ids, "output")
         whole = self._reasons()
         table = {
             name: tuple(
@@ -139,14 +190,88 @@ class _Reader:
         return Network(
             spaces=tuple(self._space(index, whole.get(index)) for index in range(len(self.groups))),
             table=table,
-            same_width=tuple(tuple(self._name(units) for units in layers) for layers in trace.same_width),
+            same_width=self._same_width([*given.values(), *returned.values()]),
             attributes=tuple(
-                (a, self._axis(Use("", a.neurons))) for a in attributes if a.neurons is not None
+                (a, self._axis(Use("", a.neurons)))
+                for a in attributes
+                if a.neurons is not None and a.known is None
             ),
-            inputs=trace.inputs,
-            state_inputs={i: self._name(neurons) for i, neurons in trace.state_inputs.items()},
+            inputs=tuple(ids.ndim for ids in trace.inputs),
+            state_inputs=given,
+            state_outputs=returned,
             untouched=tuple(name for name in trace.tensors if name not in trace.touched),
+            notes=self._notes(table),
         )
+
+    def _same_width(self, states: Sequence[State]) -> tuple[tuple[str, ...], ...]:
+        """Layers of one module; and equal cores in one state, which code cuts into equal parts."""
+        tied = [[self._name(units) for units in layers] for layers in self.trace.same_width]
+        for state in states:
+            cores = {s.space: s.units for axis in state.axes for s in axis if s.space}
+            tied.append(list(cores) if len(set(cores.values())) == 1 else [])
+        groups: list[dict[str, None]] = []
+        for names in filter(None, tied):
+            own = dict.fromkeys(names)
+            for other in [group for group in groups if group.keys() & own.keys()]:
+                groups.remove(other)
+                own = other | own
+            groups.append(own)
+        return tuple(map(tuple, groups))
+
+    def _notes(self, table: Table) -> tuple[str, ...]:
+        trace, notes = self.trace, []
+        for where in trace.courses:
+            notes.append(f"one course was followed, that which the example inputs chose: {where}")
+        if trace.hidden:
+            notes.append(
+                "left as they were, in code that tracing cannot look into (TorchScript, vmap, an extension): "
+                + ", ".join(sorted(trace.hidden))
+            )
+        if trace.foreign:
+            notes.append(
+                f"used as they are, since the policy does not register them: {trace.foreign} parameters"
+            )
+        held = [n for n in trace.computed_with if n not in table and n not in trace.hidden]
+        if parameters := [n for n in held if isinstance(trace.tensors[n], nn.Parameter)]:
+            notes.append(
+                "left as they were, since the policy computes with them: "
+                + ", ".join(f"{n} ({trace.computed_with[n]})" for n in parameters)
+            )
+        return tuple(notes)
+
+    def _started(self) -> np.ndarray:
+        """Element of the inputs -> the neuron that it starts, 0 for none; units that share one are united."""
+        count = sum(ids.numel() for ids in self.trace.inputs)
+        started = np.zeros(count, int)
+        for elements, units in self.trace.given:
+            place, now = FIRST_INPUT - _array(elements), _array(units)
+            both = started[place] > 0
+            self.trace.united.append((torch.as_tensor(started[place][both]), torch.as_tensor(now[both])))
+            started[place] = np.where(both, started[place], now)
+        return started
+
+    def _resolved(self, neurons: Tensor) -> np.ndarray:
+        """Neurons, those among the elements of inputs that start one included; 0 for others.  Same shape"""
+        ids = _array(neurons, flat=False)
+        if not self.started.any():
+            return np.maximum(ids, 0)
+        place = FIRST_INPUT - np.minimum(ids, FIRST_INPUT)
+        return np.where(ids <= FIRST_INPUT, self.started[place], np.maximum(ids, 0))
+
+    def _state(self, neurons: np.ndarray) -> State | None:
+        """How a tensor that holds recurrent units is laid out; None if it holds none, or otherwise."""
+        ids = torch.as_tensor(neurons)
+        if not (ids > 0).any():
+            return None
+        ids = torch.where(ids > 0, ids, FREE)  # whatever lies there, such as rows that are started anew
+        dims = list(reversed(range(ids.ndim)))
+        for layers, dim in [(None, d) for d in dims] + [(n, d) for d in dims for n in dims if n != d]:
+            rows = [axis_of(row, dim) for row in ([ids] if layers is None else ids.split(1, layers))]
+            found = [row for row in rows if row is not None]
+            if len(found) == len(rows):
+                axes = tuple(self._axis(Use("out", row)) for row in found)
+                return State(dim - ids.ndim, axes, None if layers is None else layers - ids.ndim)
+        return None
 
     def _units(self) -> np.ndarray:
         """Neuron -> its unit, the first of all neurons that it is united with.  (count,)"""
@@ -159,7 +284,7 @@ class _Reader:
         return first[component]
 
     def _units_in(self, neurons: Tensor) -> np.ndarray:
-        return self.unit_of[np.maximum(_array(neurons), 0)]
+        return self.unit_of[self._resolved(neurons).ravel()]
 
     def _groups(self) -> list[np.ndarray]:
         """Units that lie on the same axes of parameters and went the same ways, in order of their numbers."""
@@ -175,11 +300,11 @@ class _Reader:
 
     def _names(self) -> list[str]:
         """Each group's first population, and which stretch of it where it fell into several groups."""
-        trace, names = self.trace, []
-        first = [trace.populations[trace.population(units[0])] for units in self.groups]
+        names = []
+        first = [self._populations(index)[0] for index in range(len(self.groups))]
         for p, units in zip(first, self.groups, strict=True):
-            stretch = f"[{units[0] - p.first}:{units[-1] - p.first + 1}]"
-            names.append(p.name + (stretch if first.count(p) > 1 else ""))
+            places = np.flatnonzero(np.isin(self.unit_of[p.first : p.first + p.units], units))
+            names.append(p.name + (f"[{places[0]}:{places[-1] + 1}]" if first.count(p) > 1 else ""))
         return names
 
     def _name(self, neurons: Tensor) -> str:
@@ -203,7 +328,17 @@ class _Reader:
                     reasons.setdefault(group, f"{name} has it in parts or out of order")
                 elif group >= 0 and use.role == "out" and len(stretches) > 1:
                     reasons.setdefault(group, f"cut out of {name} at a fixed place")
+        for group in set(range(len(self.groups))) - self._read():
+            reasons.setdefault(group, "no layer reads it, and it is not returned as it is")
         return reasons
+
+    def _read(self) -> set[int]:
+        """The groups that parameters read which do not write them themselves."""
+        roles: dict[str, dict[str, set[int]]] = defaultdict(lambda: {"out": set(), "in": set()})
+        for (name, _), use in self.trace.uses.items():
+            roles[name][use.role] |= set(self.group_of[self._units_in(use.neurons)].tolist())
+        compared = (set(self.group_of[self._units_in(neurons)].tolist()) for neurons in self.trace.compared)
+        return set().union(*compared, *(role["in"] - role["out"] for role in roles.values()))
 
     def _stretches(self, neurons: Tensor) -> Iterator[tuple[int, int, Segment | None]]:
         """Runs of one group along an axis: (group, length, how its units lie there; None if irregularly)."""
@@ -224,9 +359,15 @@ class _Reader:
         )
 
     def _populations(self, index: int) -> list[Population]:
-        """The populations that make up a group."""
+        """The populations that make up a group, those of layers before those of scales, shifts and starts."""
         neurons = np.flatnonzero(np.isin(self.unit_of, self.groups[index]))
-        return [self.trace.populations[p] for p in dict.fromkeys(self.trace.population(n) for n in neurons)]
+        found = [self.trace.populations[p] for p in dict.fromkeys(self.trace.population(n) for n in neurons)]
+        return sorted(found, key=lambda p: not self._is_layer(p))
+
+    def _is_layer(self, p: Population) -> bool:
+        return any(
+            self.trace.tensors[name].ndim > 1 and p.name != name for c in p.columns for name in c.names
+        )
 
     def _space(self, index: int, whole: str | None) -> Space:
         populations = self._populations(index)
@@ -250,5 +391,5 @@ class _Reader:
         )
 
 
-def _array(neurons: Tensor) -> np.ndarray:
-    return neurons.flatten().cpu().numpy()
+def _array(neurons: Tensor, flat: bool = True) -> np.ndarray:
+    return (neurons.flatten() if flat else neurons).cpu().numpy()

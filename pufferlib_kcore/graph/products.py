@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pufferlib_kcore.graph.rules import alike, varies
-from pufferlib_kcore.graph.sizes import axis_of
+from pufferlib_kcore.graph.neurons import axis_of, free, varies
+from pufferlib_kcore.graph.rules import alike
 from pufferlib_kcore.graph.trace import Trace, rule
 
 Letters = Sequence[Hashable]  # one for each axis, as in einsum; of an ellipsis ..., -3, -2, -1
@@ -68,6 +68,15 @@ def product(trace: Trace, out: Tensor, kept: Letters, *factors: Factor) -> Tenso
 def _brought(trace: Trace, f: Factor, kept: Letters) -> list[tuple[Hashable, Tensor]]:
     """The letter along which a computed factor's neurons differ, and its neurons, (size,); at most one."""
     neurons = trace.neurons(f.tensor)
+    if free(neurons).all():  # one value all over: what sums over it may sum over any neurons
+        along_each = [axis_of(neurons, dim) for dim in range(neurons.ndim)]
+        return [
+            (letter, ids)
+            for letter, ids in zip(f.letters, along_each, strict=True)
+            if letter not in kept and ids is not None
+        ]
+    if not (neurons > 0).any():
+        return []
     along = varies(neurons)
     if not along and (neurons > 0).any():  # a single neuron: summed over, if one axis can be
         along = {d for d, size in enumerate(neurons.shape) if size == 1}
@@ -134,7 +143,7 @@ def bilinear(
     return alike(trace, out, [] if bias is None else [bias], neurons)
 
 
-@rule("matmul", "mm", "mv", "bmm", "dot")
+@rule("matmul", "mm", "mv", "bmm", "dot", "vdot", "inner")
 def matmul(trace: Trace, out: Tensor, a: Tensor, b: Tensor, **kwargs: Any) -> Tensor:
     rows, columns = ["r"] if a.ndim > 1 else [], ["c"] if b.ndim > 1 else []
     left, right = range(2 - a.ndim, 0), range(2 - b.ndim, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,9 +31,11 @@ def rebuild(
     for name, tensor in tensors.items():
         named[name].data = tensor.clone()
     for old, new in zip(policy.modules(), rebuilt.modules(), strict=True):
+        before, after = _own_tensors(old), _own_tensors(new)
         for attribute, (parameter, dim) in known_sizes(old).items():
-            groups = getattr(old, attribute) // getattr(old, parameter).shape[dim]  # 1 but for convolutions
-            setattr(new, attribute, groups * getattr(new, parameter).shape[dim])
+            if parameter in before:  # else it is computed, as by weight_norm, and stays
+                groups = getattr(old, attribute) // before[parameter].shape[dim]  # 1 but for convolutions
+                setattr(new, attribute, groups * after[parameter].shape[dim])
         if isinstance(new, nn.RNNBase):
             new.flatten_parameters()  # one stretch of memory again, as cuDNN wants it
     for kept, axis in network.attributes:
@@ -40,8 +43,13 @@ def rebuild(
     return rebuilt
 
 
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    return {name: x for name, x in own.items() if x is not None}
+
+
 def resize(
-    policy: nn.Module, shapes: Mapping[str, Sequence[int]], example_inputs: tuple, method: str = "forward"
+    policy: nn.Module, shapes: Mapping[str, Sequence[int]], example_inputs: Any, method: str = "forward"
 ) -> nn.Module:
     """A policy of the same class whose parameters have these shapes, their values to be loaded.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from pufferlib_kcore.fibration.recurrent import CELLS
+from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import tensors_in
+from pufferlib_kcore.graph.running import aside
 from pufferlib_kcore.graph.trace import operation_name
 
 ROWS = 8192  # places of a convolution that one call records at most, evenly spread
@@ -46,9 +48,9 @@ class Recorder(TorchFunctionMode):
         self._names = {id(parameter): name for name, parameter in policy.named_parameters()}
 
     def run(self, method: str, inputs: tuple) -> tuple[Any, list[Call]]:
-        """Call a method of the policy.  -> its output, and its layers' calls in their order"""
-        self.calls = []
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), unchanged(self.policy), self:
+        """Call a method of the policy, on copies.  -> its output, and its layers' calls in their order"""
+        self.calls, inputs = [], copy_of(inputs)
+        with torch.no_grad(), aside(self.policy), self:
             return getattr(self.policy, method)(*inputs), self.calls
 
     def run_for(self, method: str, inputs: tuple, calls: int) -> list[Call]:
@@ -174,19 +176,6 @@ class Recorder(TorchFunctionMode):
             self.calls.append(Call(key, names, tuple(inputs), targets, state))
             if len(self.calls) == self.enough:
                 raise _Enough
-
-
-@contextmanager
-def unchanged(policy: nn.Module) -> Iterator[None]:
-    """Calls in this block leave the policy's buffers, such as running statistics, as they are."""
-    kept = [(module, dict(module._buffers)) for module in policy.modules()]
-    for module, buffers in kept:
-        module._buffers.update({name: x if x is None else x.clone() for name, x in buffers.items()})
-    try:
-        yield
-    finally:
-        for module, buffers in kept:
-            module._buffers.update(buffers)
 
 
 class _Enough(Exception):

@@ -26,6 +26,7 @@ class Report:
     macs_before: int | None  # multiply-accumulates of one call on the example inputs; None if not countable
     macs_after: int | None
     untouched: tuple[str, ...]  # parameters that the traced method does not use, left as they were
+    notes: tuple[str, ...] = ()  # what else is to be said of the run that was followed
 
     def __str__(self) -> str:
         header = ["space", "kind", "units", "fibers", "params", "after", ""]
@@ -37,7 +38,7 @@ class Report:
             text += f"\nMACs on the example inputs: {self.macs_before:,} -> {self.macs_after:,} ({kept})"
         if self.untouched:
             text += f"\nnot used by the traced method, left as they were: {', '.join(self.untouched)}"
-        return text
+        return "\n".join([text, *self.notes])
 
 
 def make_report(
@@ -65,7 +66,7 @@ def make_report(
                 "reason": reasons[space.name],
             }
         )
-    return Report(rows, sum(old.values()), sum(new.values()), *macs, network.untouched)
+    return Report(rows, sum(old.values()), sum(new.values()), *macs, network.untouched, network.notes)
 
 
 def count_macs(policy: nn.Module, inputs: tuple, method: str) -> int | None:

@@ -13,8 +13,9 @@ from torch import Tensor
 from pufferlib_kcore.fibration.recurrent import CELLS, Cell
 from pufferlib_kcore.fibration.refinement import Columns
 from pufferlib_kcore.graph.nested import tensors_in
+from pufferlib_kcore.graph.neurons import FREE, free, may_differ, varies
 from pufferlib_kcore.graph.sizes import learn_sizes
-from pufferlib_kcore.graph.trace import Trace, rule
+from pufferlib_kcore.graph.trace import UNIFORM, Trace, rule
 
 # Layers: parameters that write and read neurons ------------------------------------------------------
 
@@ -193,8 +194,8 @@ def stacked(
     trace.same_width.append(written)
     state = torch.stack([units.expand(out[1].shape[1:]) for units in written])  # (layers, [batch,] units)
     for h in tensors_in(hx):
-        give_state(trace, h, state)
-    trace.state_outputs |= {id(h) for h in out[1:]}
+        trace.start(h, state)
+    trace.hand_on(*out[1:])
     return trace.spread(below, out[0], -1), *[state] * (len(out) - 1)
 
 
@@ -208,8 +209,8 @@ def single(
     units = write_cell(trace, trace.along(x, -1), w_ih, w_hh, *biases, cell=cell)
     states = list(tensors_in(out))
     for h in tensors_in(hx):
-        give_state(trace, h, units.expand(h.shape))
-    trace.state_outputs |= {id(h) for h in states}
+        trace.start(h, units.expand(h.shape))
+    trace.hand_on(*states)
     return tuple(units.expand(h.shape) for h in states)
 
 
@@ -245,28 +246,16 @@ def write_cell(
     return units
 
 
-def give_state(trace: Trace, h: Tensor, units: Tensor) -> None:
-    """A state handed to recurrent units: neurons of ours, an input of the policy, or a constant."""
-    neurons = trace.neurons(h)
-    if (neurons < 0).all() and len(neurons.unique()) == 1:
-        trace.state_inputs[-1 - int(neurons.flatten()[0])] = units
-    elif (neurons > 0).any() or (h != h.flatten()[0]).any():
-        trace.unite(neurons.expand(units.shape), units)
-
-
 # Arithmetic: the same function of every neuron -------------------------------------------------------
 
 ELEMENTWISE = """
-    relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid logsigmoid softplus softsign threshold
-    hardtanh hardsigmoid hardswish hardshrink softshrink tanhshrink dropout alpha_dropout feature_dropout
-    dropout1d dropout2d dropout3d
-    exp exp2 expm1 log log2 log1p sqrt rsqrt square abs neg negative pos sign sin cos tan asin acos atan sinh
-    cosh erf reciprocal floor ceil round trunc frac clamp clip clamp_min clamp_max nan_to_num
-    subtract multiply divide true_divide floor_divide float_power fmod remainder maximum minimum fmax fmin
-    atan2 where lerp addcmul addcdiv masked_fill
-    eq ne lt le gt ge isnan isinf isfinite logical_and logical_or logical_xor logical_not invert bitwise_not
-""".split()
-OPERATORS = "add sub mul div truediv floordiv mod pow and or xor".split()
+    where relu relu6 leaky_relu elu selu celu gelu silu mish logsigmoid softsign hardtanh hardswish tanhshrink
+    threshold dropout alpha_dropout feature_dropout feature_alpha_dropout dropout1d dropout2d dropout3d rrelu
+    absolute negative subtract multiply divide floor_divide fix
+    greater greater_equal less less_equal not_equal isclose invert
+    arccos arccosh arcsin arcsinh arctan arctan2 arctanh
+""".split()  # and all that torch's own list has as pointwise
+OPERATORS = "add sub mul div truediv floordiv mod pow and or xor lshift rshift".split()
 
 
 @rule(*ELEMENTWISE, *(prefix + name for name in OPERATORS for prefix in ("", "r", "i")))
@@ -281,7 +270,7 @@ def alike(trace: Trace, out: Tensor, tensors: Sequence[Tensor], *neurons: Tensor
         return ids.reshape((1,) * (out.ndim - ids.ndim) + tuple(ids.shape))
 
     tables = [x for x in tensors if trace.is_table(x)]
-    others = [x for x in tensors if not trace.is_table(x) and not trace.is_constant(x)]
+    others = [x for x in tensors if not trace.is_table(x)]
     met = [aligned(ids) for ids in (*neurons, *map(trace.neurons, others))]
     along = set().union(*(varies(ids) for ids in met if (ids > 0).any()))
     for table in tables:  # a scale or shift of neurons at several places
@@ -310,14 +299,17 @@ def leaky_by_channel(trace: Trace, out: Tensor, x: Tensor, slope: Tensor) -> Ten
 def together(trace: Trace, a: Tensor, b: Tensor) -> Tensor:
     """The neurons of an elementwise function of two tensors, of as many axes each."""
     shape = torch.broadcast_shapes(a.shape, b.shape)
-    shared_a = {dim for dim, size in enumerate(shape) if a.shape[dim] != size}  # one entry serves all of b
-    shared_b = {dim for dim, size in enumerate(shape) if b.shape[dim] != size}
+    if free(a).all() or free(b).all():  # nothing is asked of neurons, and what a width means may be learned
+        a, b = a.expand(shape), b.expand(shape)
+        trace.unite(a, b)
+        return b if free(a).all() else a
     along_a, along_b = varies(a), varies(b)
+    shared_a = shared(a, shape)  # axes along which one entry of a serves all of b
+    shared_b = shared(b, shape)
+    differs_a, differs_b = may_differ(a), may_differ(b)
     a, b = a.expand(shape), b.expand(shape)
-    if not ((a > 0).any() or (b > 0).any()):  # inputs and constants
-        return (
-            a if shared_b and not shared_a else b if shared_a and not shared_b else torch.where(a == b, a, 0)
-        )
+    if not ((a > 0).any() or (b > 0).any()):  # inputs, and what is computed of them alone
+        return a if differs_b < differs_a else b if differs_a < differs_b else torch.where(a == b, a, 0)
     a_is_free = along_a and along_a <= shared_b  # what meets each neuron of a is the same for all of them
     b_is_free = along_b and along_b <= shared_a
     if a_is_free and b_is_free:
@@ -329,12 +321,20 @@ def together(trace: Trace, a: Tensor, b: Tensor) -> Tensor:
     return torch.maximum(a, b)
 
 
-def varies(neurons: Tensor) -> set[int]:
-    """The axes along which neurons differ."""
-    return {dim for dim in range(neurons.ndim) if (neurons != neurons.narrow(dim, 0, 1)).any()}
+def shared(neurons: Tensor, shape: Sequence[int]) -> set[int]:
+    """The axes of a shape along which a tensor of these neurons, broadcast to it, is the same."""
+    repeated = {dim for dim, size in enumerate(shape) if neurons.shape[dim] != size}
+    if (neurons < 0).all():  # an input, or one value: spread out, maybe, but not along these axes
+        repeated |= set(range(neurons.ndim)) - varies(neurons)
+    return repeated
 
 
-@rule(*"float double half bfloat16 long to type type_as clone detach contiguous cpu cuda data alias".split())
+@rule(
+    *"""
+    float double half bfloat16 long int to type type_as clone detach contiguous cpu cuda data alias positive
+    as_tensor asarray tensor requires_grad as_subclass conj resolve_conj resolve_neg
+    """.split()
+)
 def same(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return trace.nobody(out)[0] if trace.view(x, out, range(x.ndim)) else trace.neurons(x)
 
@@ -347,7 +347,7 @@ def in_order(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) ->
     return trace.neurons(x).reshape(out.shape)
 
 
-@rule(*"permute transpose swapaxes swapdims movedim moveaxis t T mT unsqueeze".split())
+@rule(*"permute transpose swapaxes swapdims movedim moveaxis adjoint t T mT H mH unsqueeze".split())
 def permuted(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     axes = torch.empty(tuple(range(2, 2 + x.ndim)))  # told apart by their sizes; 1 is a new one
     dims = [size - 2 if size > 1 else None for size in trace.func(axes, *args, **kwargs).shape]
@@ -363,22 +363,44 @@ def repeated(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) ->
 
 @rule(
     *"""
-    broadcast_tensors repeat tile repeat_interleave cat concat concatenate stack hstack vstack
-    chunk split tensor_split unbind narrow select getitem index_select roll flip unfold
+    broadcast_tensors repeat tile repeat_interleave cat concat concatenate stack hstack vstack dstack
+    chunk split split_with_sizes tensor_split unbind narrow select getitem index_select roll flip rot90 unfold
+    diagonal
     """.split()
 )
 def moved(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> Any:
     def shadow(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return trace.neurons(value)
+            return trace.neurons(value).double()  # exact up to 2^53, and every kind of move knows it
         return type(value)(shadow(v) for v in value) if isinstance(value, (tuple, list)) else value
 
     first = len(args) if trace.operation == "broadcast_tensors" else 1  # others take indices and sizes, too
     args = tuple(shadow(value) if i < first else value for i, value in enumerate(args))
     kwargs = {key: shadow(v) if key in ("tensors", "input") else v for key, v in kwargs.items()}
-    neurons = trace.func(*args, **kwargs)
-    trace.taken += tensors_in(neurons)
+    neurons = [ids.long() for ids in tensors_in(trace.func(*args, **kwargs))]
+    trace.taken += neurons
     return neurons
+
+
+@rule("setitem")
+def assigned(trace: Trace, out: Any, x: Tensor, index: Any, value: Any) -> Tensor:
+    """x, some of whose elements are another's now."""
+    before = trace.neurons(x)
+    after = before.clone()
+    if isinstance(value, Tensor):
+        after[index] = trace.neurons(value)
+        trace.taken.append(trace.neurons(value))
+    else:
+        after[index] = FREE if isinstance(value, (bool, int, float)) else 0
+    trace.taken += [before, after]
+    return after
+
+
+@rule("copy")
+def copied(trace: Trace, out: Tensor, x: Tensor, source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """x holds what the source holds; a parameter or buffer keeps its own neurons, united with these."""
+    neurons = trace.neurons(source).expand(out.shape)
+    return alike(trace, out, [x], neurons) if trace.is_named(x) else neurons
 
 
 # Reductions ------------------------------------------------------------------------------------------
@@ -400,37 +422,85 @@ def within_channels(trace: Trace, out: Any, x: Tensor, *args: Any, **kwargs: Any
     return tuple(neurons.expand(y.shape) for y in tensors_in(out))
 
 
-@rule("sum", "mean", "prod", "std", "var", "logsumexp", "median", "amax", "amin", "max", "min")
+COUNTING = "sum mean prod std var logsumexp median nansum nanmean nanmedian count_nonzero".split()
+EXTREMES = "amax amin max min aminmax any all".split()  # what several that are equal do not change
+
+
+@rule(*COUNTING, *EXTREMES)
 def reduction(
     trace: Trace, out: Any, x: Tensor, dim: Any = None, *args: Any, **kwargs: Any
 ) -> Tensor | tuple[Tensor, ...]:
+    dim = kwargs.get("axis", kwargs.get("other", dim))
     if isinstance(dim, Tensor):  # max(a, b)
         return elementwise(trace, out, x, dim)
     dims = range(x.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
-    neurons = reduced(trace, x, dims, counts=trace.operation not in ("amax", "amin", "max", "min"))
-    return tuple(neurons.reshape(y.shape) for y in tensors_in(out))
+    before = trace.neurons(x)
+    neurons = reduced(trace, x, dims, counts=trace.operation in COUNTING)
+    results = list(tensors_in(out))
+    if trace.operation != "aminmax" and len(results) > 1:  # values, and their places
+        if any((before != before.narrow(d, 0, 1)).any() for d in dims):
+            trace.tell_places(results[1], before)
+        return neurons.reshape(results[0].shape), *trace.nobody(results[1:])
+    return tuple(neurons.reshape(y.shape) for y in results)
 
 
 def reduced(trace: Trace, x: Tensor, dims: Iterable[int], counts: bool = True) -> Tensor:
-    """The neurons of x with these axes cut to one entry. None where the axes go over different neurons,
+    """The neurons of x with these axes cut to one entry.
 
-    which are protected if the result `counts` how many of them are equal.
+    Where they go over different neurons: if results differ from place to place, as the smaller one of two
+    critics does, those compared or added up can only merge alike. Else one result is of them all: nobody's,
+    and they are protected if it `counts` how many of them are equal.
     """
     neurons = trace.neurons(x)
-    for dim in dims:
-        first = neurons.narrow(dim, 0, 1)
-        if (neurons != first).any():
-            if counts:
-                trace.protect(neurons, f"{trace.here()} goes over its neurons")
-            first = torch.zeros_like(first)
-        neurons = first
-    return neurons
+    dims = sorted({dim % x.ndim for dim in dims}) if x.ndim else []
+    left = [dim for dim in range(x.ndim) if dim not in dims]
+    slices = neurons.permute(*dims, *left).reshape(-1, *(neurons.shape[dim] for dim in left))
+    shape = [1 if dim in dims else size for dim, size in enumerate(neurons.shape)]
+    if len(slices) and (slices == slices[:1]).all():
+        return slices[0].reshape(shape)
+    if (slices > 0).any() and any(varies(one) for one in slices) and not meet_themselves(trace, slices):
+        return reduce(partial(together, trace), slices).reshape(shape)
+    if counts or any(varies(one) for one in slices):
+        trace.protect(neurons, f"{trace.here()} goes over its neurons")
+    trace.compared.append(neurons)
+    return torch.zeros(shape, dtype=torch.int64, device=x.device)
+
+
+def meet_themselves(trace: Trace, slices: Tensor) -> bool:
+    """Whether neurons of one population are met by others of the same."""
+    seen: dict[int, Tensor] = {}
+    for one in slices:
+        for p in {trace.population(n) for n in one[one > 0].unique()}:
+            first, units = trace.populations[p].first, trace.populations[p].units
+            own = torch.where((one >= first) & (one < first + units), one, 0)
+            if not torch.equal(seen.setdefault(p, own), own):
+                return True
+    return False
+
+
+@rule(*"cumsum cumprod logcumsumexp cummax cummin".split())
+def running(trace: Trace, out: Any, x: Tensor, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """Along an axis of steps every neuron goes by itself; along one of neurons their places matter."""
+    neurons, axis = trace.neurons(x), kwargs.get("axis", dim)
+    if (neurons != neurons.narrow(axis, 0, 1)).any():
+        return mixing(trace, out, x)
+    return tuple(neurons for _ in tensors_in(out))
+
+
+@rule(*UNIFORM)
+def uniform(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """One value all over, whatever was there; or none yet."""
+    if trace.operation == "zero" and free(trace.neurons(args[0])).all():  # as new(..).zero_() goes
+        return trace.neurons(args[0])
+    if trace.operation in ("fill", "full", "new_full", "full_like"):
+        for value in tensors_in((args[1:], kwargs)):
+            trace.hold(value, "fills a tensor with it")
+    return trace.uniform(out, args, kwargs)
 
 
 @rule(
     *"""
-    any all is_all_true is_any_true zeros_like ones_like full_like empty_like rand_like randn_like new_zeros
-    new_ones new_full new_empty new_tensor nested_tensor_from_mask_left_aligned
+    is_all_true is_any_true rand_like randn_like randint_like new_tensor nested_tensor_from_mask_left_aligned
     """.split()
 )
 def unaffected(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> list[Tensor]:
@@ -464,8 +534,9 @@ def attention(
 @rule(
     *"""
     softmax log_softmax layer_norm group_norm rms_norm local_response_norm normalize cosine_similarity
-    scaled_dot_product_attention
-    cumsum argmax argmin sort topk multinomial normal bernoulli gather one_hot
+    scaled_dot_product_attention norm linalg_norm linalg_vector_norm
+    argmax argmin argsort sort topk kthvalue mode quantile nanquantile multinomial normal bernoulli poisson
+    gather one_hot nonzero diff weight_norm
     """.split()
 )
 def mixing(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> list[Tensor]:

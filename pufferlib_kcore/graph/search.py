@@ -17,7 +17,8 @@ from pufferlib_kcore.fibration.selection import Reader, gather, ranked
 from pufferlib_kcore.graph.calibration import Inputs, Targets, readers_of, refit
 from pufferlib_kcore.graph.collapsing import Collapse, common_widths, finish
 from pufferlib_kcore.graph.faithfulness import divergence
-from pufferlib_kcore.graph.network import Network, network_of
+from pufferlib_kcore.graph.nested import arguments
+from pufferlib_kcore.graph.network import Network, Outputs, network_of
 from pufferlib_kcore.graph.rebuild import rebuild, width
 
 STEPS = (0.75, 0.9, 0.97)  # a space is narrowed to this part of its width; to the next where that is too much
@@ -44,7 +45,7 @@ class Search:
 
 def search(
     policy: nn.Module,
-    example_inputs: tuple,
+    example_inputs: Any,
     calibrate: Inputs,
     held_out: Inputs,
     *,
@@ -54,6 +55,7 @@ def search(
     value: str | int | None = None,
     actions: str | int = 0,
     ignore: Sequence[str] = (),
+    outputs: Outputs = None,
     round_to: int = 1,
     watch: Callable[[Point], None] = lambda point: None,
 ) -> Search:
@@ -75,11 +77,13 @@ def search(
         )
     if max_kl is not None and not max_kl >= 0:
         raise UserError(f"max_kl is {max_kl}: expected nats, 0 or more")
-    network = network_of(policy, example_inputs, method, value, ignore)
+    example_inputs = arguments(example_inputs)
+    calibrate, held_out = ([arguments(one) for one in some] for some in (calibrate, held_out))
+    network = network_of(policy, example_inputs, method, value, ignore, outputs)
     readers = readers_of(policy, network, calibrate, method)
     if not readers:
         raise UserError(f"nothing in {type(policy).__name__} can be merged: see `spaces` for the reasons")
-    places = dict(method=method, value=value, actions=actions)
+    places = dict(method=method, value=value, actions=actions, outputs=outputs)
     walk = _Walk(policy, network, readers, calibrate, held_out, round_to, places)
     frontier = [walk.start()]
     watch(frontier[0])
@@ -94,7 +98,16 @@ def search(
     merges = walk.merges(frontier[-1].widths)
     whole = {space.name: Merge.mean(np.arange(space.units)) for space in network.spaces}
     merged = whole | merges
-    found = finish(policy, example_inputs, network, merged, calibrate=calibrate, method=method, ignore=ignore)
+    found = finish(
+        policy,
+        example_inputs,
+        network,
+        merged,
+        calibrate=calibrate,
+        method=method,
+        ignore=ignore,
+        outputs=outputs,
+    )
     return Search(found, frontier)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pufferlib_kcore.graph.neurons import axis_of
 
 CONV = {"out_channels": ("weight", 0), "in_channels": ("weight", 1)}
 CONV_TRANSPOSE = {"in_channels": ("weight", 0), "out_channels": ("weight", 1)}
@@ -32,34 +34,57 @@ SIZES: dict[type[nn.Module], dict[str, tuple[str, int]]] = {
 
 @dataclass
 class Attribute:
-    """A whole number kept by a module of the user's, and the neurons along the axis whose width it is."""
+    """A whole number kept by a module, and the neurons along the axis whose width it is."""
 
     module: str
     name: str
-    place: int | None  # in the tuple or list that the attribute is; None for a plain number
+    value: int
+    place: int | None = None  # in the tuple or list that the attribute is; None for a plain number
     neurons: Tensor | None = field(default=None, repr=False)  # None until the policy has used it
+    known: tuple[str, int] | None = None  # the parameter and axis whose width it is known to be
+
+
+Origin = Attribute | Tensor | tuple[str, int]  # a module's number, neurons, or an axis of a parameter
 
 
 class Size(int):
-    """A whole number that remembers its origin: a module's attribute, or the neurons along an axis.
+    """A whole number that remembers what it is the size of, also once it is multiplied or added to.
 
-    Comparing the one with the other tells whose width the attribute is.
+    Comparing a module's number with the size of an axis tells whose width it is. Where the number is more
+    than a size, as in x / sqrt(size), its origins are written into the ledger: there it must stay as it is.
     """
 
-    origin: Attribute | Tensor
+    origins: tuple[Origin, ...]
+    ledger: list[Origin]
 
-    def __new__(cls, value: int, origin: Attribute | Tensor) -> Size:
+    def __new__(cls, value: int, origins: Sequence[Origin], ledger: list[Origin]) -> Size:
         size = super().__new__(cls, value)
-        size.origin = origin
+        size.origins, size.ledger = tuple(origins), ledger
         return size
 
+    @property
+    def attribute(self) -> Attribute | None:
+        """The module's number that this is, unless it was computed from one."""
+        one = self.origins[0] if len(self.origins) == 1 else None
+        return one if isinstance(one, Attribute) and not isinstance(self, _Computed) else None
+
+    @staticmethod
+    def computed(value: int, origins: Sequence[Origin], ledger: list[Origin]) -> Size:
+        """A number computed from sizes."""
+        return _Computed(value, origins, ledger)
+
+    def use_as_a_number(self) -> int:
+        """The plain number, for something that depends on how large it is."""
+        self.ledger.extend(self.origins)
+        return int.__int__(self)
+
     def __eq__(self, other: object) -> bool:
-        if int(self) != other:
+        if int.__int__(self) != other:
             return False
         if isinstance(other, Size):
-            for one, two in ((self.origin, other.origin), (other.origin, self.origin)):
-                if isinstance(one, Attribute) and isinstance(two, Tensor):
-                    one.neurons = two
+            for one, two in ((self, other), (other, self)):
+                if one.attribute is not None and isinstance(two.origins[0], Tensor):
+                    one.attribute.neurons = two.origins[0]
         return True
 
     def __ne__(self, other: object) -> bool:
@@ -67,52 +92,111 @@ class Size(int):
 
     __hash__ = int.__hash__
 
+    def __deepcopy__(self, memo: dict) -> Size:
+        return self
 
-def axis_of(neurons: Tensor, dim: int) -> Tensor | None:
-    """The neurons along one axis, None where they differ over the others.  (.., size, ..) -> (size,)"""
-    flat = neurons.movedim(dim, -1).reshape(-1, neurons.shape[dim])
-    return flat[0] if len(flat) and (flat == flat[0]).all() else None
+    def __reduce__(self) -> tuple:
+        return int, (int.__int__(self),)
+
+    def __float__(self) -> float:
+        return float(self.use_as_a_number())
 
 
-def tagged_shape(neurons: Tensor) -> torch.Size:
+class _Computed(Size):
+    """A number computed from sizes."""
+
+
+def _computed(operation: str) -> Any:
+    plain = getattr(int, operation)
+
+    def compute(self: Size, *others: Any) -> Any:
+        value = plain(self, *others)
+        if value is NotImplemented:
+            if isinstance(others[0], (float, complex, Tensor)):
+                self.use_as_a_number()
+            return value
+        origins = [o for x in (self, *others) if isinstance(x, Size) for o in x.origins]
+        return Size.computed(value, origins, self.ledger)
+
+    return compute
+
+
+def _valued(operation: str) -> Any:
+    plain = getattr(int, operation)
+
+    def compute(self: Size, *others: Any) -> Any:
+        for x in (self, *others):
+            if isinstance(x, Size):
+                x.use_as_a_number()
+        return plain(self, *others)
+
+    return compute
+
+
+for name in "add radd sub rsub mul rmul floordiv rfloordiv mod rmod neg".split():
+    setattr(Size, f"__{name}__", _computed(f"__{name}__"))
+for name in "truediv rtruediv pow rpow".split():
+    setattr(Size, f"__{name}__", _valued(f"__{name}__"))
+
+
+def sizes_in(value: Any) -> Iterator[Size]:
+    """The numbers in nested tuples, lists and dicts that remember what they are the size of."""
+    if isinstance(value, Size):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from sizes_in(item)
+    elif isinstance(value, dict):
+        yield from sizes_in(list(value.values()))
+
+
+def tagged_shape(neurons: Tensor, ledger: list[Origin]) -> torch.Size:
     """The shape of a traced tensor, whose numbers remember the neurons along their axis."""
     axes = [axis_of(neurons, dim) for dim in range(neurons.ndim)]
     return torch.Size(
-        size if axis is None or not (axis > 0).any() else Size(size, axis)
+        size if axis is None or not (axis > 0).any() else Size(size, [axis], ledger)
         for size, axis in zip(neurons.shape, axes, strict=True)
     )
 
 
-def tag_attributes(policy: nn.Module) -> list[Attribute]:
-    """Put a Size in place of every whole number that the modules of the user keep.  Edits `policy`"""
+def tag_attributes(policy: nn.Module, ledger: list[Origin]) -> list[Attribute]:
+    """Put a Size in place of every whole number that modules keep.  Edits `policy`
+
+    Of torch's own modules only those that are known to be the width of an axis.
+    """
     attributes = []
 
-    def tag(value: Any, module: str, name: str, place: int | None) -> Any:
+    def tag(value: Any, module: str, name: str, **kwargs: Any) -> Any:
         if type(value) is not int:
             return value
-        attributes.append(Attribute(module, name, place))
-        return Size(value, attributes[-1])
+        attributes.append(Attribute(module, name, value, **kwargs))
+        return Size(value, attributes[-1:], ledger)
 
     for path, module in policy.named_modules():
-        if type(module).__module__.startswith("torch."):
+        if isinstance(module, torch.jit.ScriptModule):
             continue
         known = known_sizes(module)
+        for name, (parameter, dim) in known.items():
+            place = f"{path}.{parameter}".lstrip("."), dim
+            vars(module)[name] = tag(vars(module)[name], path, name, known=place)
+        if type(module).__module__.startswith("torch."):
+            continue
         for name, value in vars(module).items():
             if name in known:
                 continue
             if type(value) in (tuple, list):
-                vars(module)[name] = type(value)(tag(v, path, name, i) for i, v in enumerate(value))
+                vars(module)[name] = type(value)(tag(v, path, name, place=i) for i, v in enumerate(value))
             else:
-                vars(module)[name] = tag(value, path, name, None)
+                vars(module)[name] = tag(value, path, name)
     return attributes
 
 
 def learn_sizes(sizes: Sequence[Any], neurons: Tensor) -> None:
-    """Where a tensor was given its shape by a module's attribute, that is the width of its axis."""
+    """Where a tensor was given its shape by a module's number, that is the width of its axis."""
     if len(sizes) == neurons.ndim:
         for dim, size in enumerate(sizes):
-            if isinstance(size, Size) and isinstance(size.origin, Attribute):
-                size.origin.neurons = axis_of(neurons, dim)
+            if isinstance(size, Size) and size.attribute is not None:
+                size.attribute.neurons = axis_of(neurons, dim)
 
 
 def known_sizes(module: nn.Module) -> dict[str, tuple[str, int]]:
