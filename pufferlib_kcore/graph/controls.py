@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.fibration.quotient import PICK, Map, Merge, Parts, picked
+from pufferlib_kcore.fibration.quotient import PICK, Map, Merge, Parts, picked, wide
 from pufferlib_kcore.graph.collapsing import Collapse, finish
 from pufferlib_kcore.graph.network import Network, network_of
 
@@ -105,11 +105,7 @@ def _row_sums(policy: nn.Module, network: Network, name: str, units: int) -> np.
     sums = torch.zeros(units, dtype=torch.float64)
     for parameter, x in policy.named_parameters():
         for dim, axis in enumerate(network.table.get(parameter, ())):
-            parts = (
-                x.detach().double().abs().movedim(dim, 0).flatten(1).sum(1)
-                if x.ndim > 1
-                else x.detach().double().abs()
-            )
+            parts = wide(x).abs().movedim(dim, 0).reshape(x.shape[dim], -1).sum(1)
             for segment, part in zip(axis, parts.split([s.length for s in axis]), strict=True):
                 if segment.space == name and segment.role == "out":
                     sums += part.reshape(segment.outer, units, segment.inner).sum((0, 2))

@@ -36,6 +36,7 @@ class Network:
     inputs: int  # tensors in the inputs that it was traced on
     state_inputs: Mapping[int, str]  # which of them hold recurrent state, and of which space
     untouched: tuple[str, ...]  # parameters that the traced method does not use
+    macs: int | None  # multiply-accumulates of the traced call; None where they cannot be counted
 
     def __getitem__(self, name: str) -> Space:
         return next(space for space in self.spaces if space.name == name)
@@ -146,6 +147,7 @@ class _Reader:
             inputs=trace.inputs,
             state_inputs={i: self._name(neurons) for i, neurons in trace.state_inputs.items()},
             untouched=tuple(name for name in trace.tensors if name not in trace.touched),
+            macs=trace.macs,
         )
 
     def _units(self) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.recurrent import Step, plain_step
 from pufferlib_kcore.fibration.refinement import Columns
+from pufferlib_kcore.graph.macs import MACS, plus
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.sizes import axis_of, learn_sizes, tagged_shape
 
@@ -120,6 +121,7 @@ class Trace(TorchFunctionMode):
         self.state_outputs: set[int] = set()  # ids of recurrent states, which may leave at any width
         self.computed_with: dict[str, str] = {}  # parameters that operations other than layers use
         self.touched: set[str] = set()  # parameters that took part
+        self.macs: int | None = 0  # multiply-accumulates so far; None where some cannot be counted
         self._names = {id(tensor): name for name, tensor in self.tensors.items()}
         self._shadows: dict[int, tuple[Tensor, Shadow]] = {}  # tensors are kept, so that ids stay theirs
         self._views: dict[int, tuple[Tensor, Tensor, Axes]] = {}  # views of parameters, and of which
@@ -314,6 +316,7 @@ class Trace(TorchFunctionMode):
         sources = frozenset().union(*map(self.sources, given))
         if results or self.operation == "setitem":
             self.touched |= {name for x in given if (name := self.name(x))}
+            self.macs = plus(self.macs, self._macs(given, out, args, kwargs))
             neurons = self._follow(given, out, args, kwargs)
             positive, raw = self._sign(given, args)
             for x, ids in zip(results, neurons, strict=True):
@@ -344,6 +347,14 @@ class Trace(TorchFunctionMode):
         if not keeps_scale:
             self.bent += [self._shadows[id(x)][1].neurons for x in given if id(x) in self._shadows]
         return neurons
+
+    def _macs(self, given: list[Tensor], out: Any, args: tuple, kwargs: dict) -> int | None:
+        """An operation's multiply-accumulates; None for one of others' on what is not the input alone."""
+        if self.operation in MACS:
+            return MACS[self.operation](out, *args, **{k: v for k, v in kwargs.items() if k != "out"})
+        rule = RULES.get(self.operation)
+        ours = str(getattr(getattr(rule, "func", rule), "__module__", "")).startswith(f"{__package__}.")
+        return 0 if ours or not any(self.is_named(x) or self.sources(x) - {INPUT} for x in given) else None
 
     def _sign(self, given: list[Tensor], args: tuple) -> tuple[bool, bool]:
         """Whether the results are known to be nowhere below 0, and whether they are as they were written."""
