@@ -1,4 +1,4 @@
-"""Collapse: a policy's base, of the same class, computed from its weights alone; and back up, by lift."""
+"""Collapse: a policy's base, of the same class, computed from its weights alone."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
@@ -21,7 +20,6 @@ from pufferlib_kcore.graph.calibration import Inputs, Targets, readers_of, refit
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.rebuild import rebuild
-from pufferlib_kcore.graph.recording import unchanged
 from pufferlib_kcore.graph.report import Report, make_report
 
 KINDS = ("linear", "cnn", "lstm", "critic")
@@ -117,8 +115,7 @@ def finish(
     merged = {name: merge for name, merge in merges.items() if widths[name] < len(merge.labels)}
     smaller_tensors = quotient.carry_all(tensors, network.table, merged, maps)
     smaller = rebuild(policy, network, smaller_tensors, widths)
-    inputs = fitted(example_inputs, network, {name: np.arange(width) for name, width in widths.items()})
-    found = check(smaller, network, widths, inputs, method, ignore)
+    found = check(smaller, network, widths, example_inputs, method, ignore)
     if calibrate and merged:
         refit(smaller, network, merged, Targets(policy, calibrate, method))
     reasons = {space.name: space.whole or (notes or {}).get(space.name) for space in network.spaces}
@@ -126,45 +123,6 @@ def finish(
     kinds = {space.name: space.kind for space in network.spaces}
     fibers = {name: merge.labels for name, merge in merges.items()}
     return Collapse(smaller, fibers, kinds, dict(thresholds or {}), reasons, report, network, merges)
-
-
-def lift(
-    policy: nn.Module,
-    example_inputs: tuple,
-    fibers: Mapping[str, np.ndarray],
-    *,
-    method: str = "forward",
-    generator: torch.Generator | None = None,
-) -> nn.Module:
-    """A larger policy of the same class that computes exactly what this one does; the argument is untouched.
-
-    fibers     space -> for each neuron of the larger policy, the unit that it copies; others stay as they are
-    generator  divide weights unevenly among copies, differently in every row; None divides them evenly
-    Raises UserError for labels that do not cover a space or belong to none, and where the larger policy does
-    not use its parameters as this one does, or computes something else on the example inputs.
-    """
-    network = network_of(policy, example_inputs, method)
-    units = {space.name: space.units for space in network.spaces if not space.whole}
-    for name, labels in fibers.items():
-        if name not in units:
-            raise UserError(f"fibers name '{name}', which is not a space that can grow: {sorted(units)}")
-        if set(np.unique(labels)) != set(range(units[name])):
-            raise UserError(f"fibers of {name} must name each of its {units[name]} units, from 0 on")
-    tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
-    lifted = quotient.lift(tensors, network.table, fibers, generator)
-    copied = {space.name: fibers.get(space.name, np.arange(space.units)) for space in network.spaces}
-    widths = {name: len(labels) for name, labels in copied.items()}
-    larger = rebuild(policy, network, lifted, widths)
-    inputs = fitted(example_inputs, network, copied)
-    cure = f"its code fixes a size, or computes with one: lift others than {', '.join(fibers)}"
-    found = check(larger, network, widths, inputs, method, made="lifted", cure=cure)
-    for space in found.spaces:
-        if space.name in fibers and space.whole:
-            raise UserError(f"the lifted {space.name} could not be merged again ({space.whole}); {cure}")
-    recurrent = any(network[name].kind == "lstm" for name in fibers)
-    if difference := compare(policy, larger, example_inputs, inputs, method, recurrent):
-        raise UserError(f"the lifted {type(policy).__name__} answers with {difference}; {cure}")
-    return larger
 
 
 def thresholds_of(threshold: float | Mapping[str, float], spaces: Sequence[Space]) -> dict[str, float]:
@@ -210,70 +168,31 @@ def common_widths(
     return widths, notes
 
 
-def fitted(inputs: tuple, network: Network, units: Mapping[str, np.ndarray]) -> tuple:
-    """The inputs for a policy of other widths.  units: space -> which of its units the recurrent state has"""
-    inputs = copy.deepcopy(inputs)
-    for i, x in enumerate(tensors_in(inputs)):
-        if i in network.state_inputs:
-            x.data = x[..., torch.as_tensor(units[network.state_inputs[i]], device=x.device)]
-    return inputs
-
-
 def check(
     smaller: nn.Module,
     network: Network,
     widths: Mapping[str, int],
-    inputs: tuple,
+    example_inputs: tuple,
     method: str,
-    ignore: Sequence[str] = (),
-    made: str = "collapsed",
-    cure: str = "its code fixes a size: leave the spaces that it concerns whole with ignore=[...]",
+    ignore: Sequence[str],
 ) -> Network:
     """Trace the collapsed policy: its axes must be the original's with fibers for units, or it is refused."""
+    inputs = copy.deepcopy(example_inputs)
+    for i, x in enumerate(tensors_in(inputs)):
+        if i in network.state_inputs:
+            x.data = x[..., : widths[network.state_inputs[i]]]
+    cure = "its code fixes a size: leave the spaces that it concerns whole with ignore=[...]"
     try:
-        retraced = network_of(smaller, inputs, method, ignore=ignore)
+        found = network_of(smaller, inputs, method, ignore=ignore)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the {made} {type(smaller).__name__} does not run ({error}); {cure}") from error
-    found = retraced.table
+        raise UserError(f"the collapsed {type(smaller).__name__} does not run ({error}); {cure}") from error
     for name, axes in network.table.items():
         expected = [tuple(replace(s, units=widths.get(s.space or "", s.units)) for s in a) for a in axes]
-        if any(s.space and widths.get(s.space, s.units) == 1 < s.units for axis in axes for s in axis):
+        if any(s.space and s.units == 1 for axis in expected for s in axis):
             continue  # one unit may lie on any axis, in any order
-        for axis, now in zip(expected, found.get(name, ((),) * len(axes)), strict=True):
+        for axis, now in zip(expected, found.table.get(name, ((),) * len(axes)), strict=True):
             if now != axis and all(s.units > 1 for s in axis):
-                raise UserError(f"the {made} {type(smaller).__name__} uses {name} otherwise; {cure}")
-    return retraced
-
-
-def compare(
-    policy: nn.Module, larger: nn.Module, inputs: tuple, fitting: tuple, method: str, recurrent: bool
-) -> str | None:
-    """How the answers of two policies differ by more than rounding; None where they do not.
-
-    fitting    the inputs of `larger`
-    recurrent  whether its recurrent state has another width, which it may answer with
-    """
-    expected, found = answers(policy, inputs, method), answers(larger, fitting, method)
-    if len(expected) != len(found):
-        return f"{len(found)} tensors instead of {len(expected)}"
-    for i, (x, y) in enumerate(zip(expected, found, strict=True)):
-        if x.shape != y.shape:
-            if not recurrent or x.shape[:-1] != y.shape[:-1]:
-                return f"a tensor of shape {tuple(y.shape)} instead of {tuple(x.shape)}"
-            continue
-        if not (x.is_floating_point() or x.is_complex()) or not x.numel():
-            continue
-        tolerance = torch.finfo(x.dtype).eps ** (1 / 3)  # far above rounding, below what a size would change
-        size, error = float(x.abs().max()), float((x - y).abs().max())
-        if error > tolerance * max(size, tolerance) and torch.equal(x, answers(policy, inputs, method, 1)[i]):
-            return f"numbers that are off by {error:.2g}, of a size of {size:.2g}"  # and not by chance
-    return None
-
-
-def answers(policy: nn.Module, inputs: tuple, method: str, seed: int = 0) -> list[Tensor]:
-    """The tensors that a policy answers with, from this seed on; neither it nor its inputs change."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), unchanged(policy):
-        torch.manual_seed(seed)
-        return list(tensors_in(getattr(policy, method)(*copy.deepcopy(inputs))))
+                raise UserError(f"the collapsed {type(smaller).__name__} uses {name} otherwise; {cure}")
+    return found

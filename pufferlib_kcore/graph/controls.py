@@ -33,6 +33,7 @@ def ablate(
     Raises UserError for widths that a space cannot have.
     """
     network = network_of(policy, example_inputs, method, value, ignore)
+    _check_widths(network, widths)
     kept = {name: _kept(policy, network, name, width, by, generator) for name, width in widths.items()}
     merges = {
         space.name: _only(kept.get(space.name, np.arange(space.units)), space.units)
@@ -57,6 +58,7 @@ def reinitialize(
            scaled by sqrt(n / k), so that inputs to every unit vary as they do in `fresh`
     """
     network = network_of(fresh, example_inputs, method, value, ignore)
+    _check_widths(network, widths)
     kept = {name: _kept(fresh, network, name, width, "random", generator) for name, width in widths.items()}
     merges = {
         space.name: _only(kept.get(space.name, np.arange(space.units)), space.units)
@@ -75,6 +77,17 @@ def _only(kept: np.ndarray, units: int) -> Merge:
     labels = np.zeros(units, np.int64)
     labels[kept] = np.arange(len(kept))
     return Merge.onto(labels, kept)
+
+
+def _check_widths(network: Network, widths: Mapping[str, int]) -> None:
+    """Layers of one recurrent module are equally wide."""
+    for layers in network.same_width:
+        wanted = [widths.get(name, network[name].units) for name in layers]
+        if len(set(wanted)) > 1:
+            raise UserError(
+                f"{', '.join(layers)} are layers of one module, which has one width, not {wanted}: "
+                "give them all the same"
+            )
 
 
 def _kept(

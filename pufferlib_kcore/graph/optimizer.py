@@ -66,6 +66,8 @@ def collapse_optimizer(
             axes = _axes_of(name, shapes, collapse) if name else ()  # it holds nothing but numbers
             parameter = name or f"its parameter {index}"
             state[index] = collapse_moments(held["state"][index], axes, collapse.merges, parameter)
+    if more := sorted(map(str, held.keys() - {"state", "param_groups"})):
+        raise UserError(f"the optimizer's state_dict holds '{more[0]}', which cannot be collapsed")
     return {"state": state, "param_groups": copy.deepcopy(list(held["param_groups"]))}
 
 
@@ -77,11 +79,9 @@ def _axes_of(name: str, shapes: Mapping[str, Shape], collapse: Collapse) -> tupl
 def _check_layout(
     held: Mapping[str, Any], collapse: Collapse, shapes: Mapping[str, Shape], policy: str
 ) -> None:
-    """Refuse what is no optimizer's state_dict, or holds more than the state of its parameters."""
+    """Refuse what is no optimizer's state_dict, not this policy's, or holds more than parameters' state."""
     if not isinstance(held, Mapping) or not {"state", "param_groups"} <= held.keys():
         raise UserError("expected an optimizer or its state_dict, with 'state' and 'param_groups'")
-    if more := sorted(map(str, held.keys() - {"state", "param_groups"})):
-        raise UserError(f"the optimizer's state_dict holds '{more[0]}', which cannot be collapsed")
     for name, axes in collapse.network.table.items():
         traced = tuple(sum(segment.length for segment in axis) for axis in axes)
         if shapes.get(name, traced) != traced:

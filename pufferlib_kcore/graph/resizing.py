@@ -9,7 +9,7 @@ from torch import nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
-from pufferlib_kcore.graph.collapsing import check, fitted
+from pufferlib_kcore.graph.lifting import differently_used, fitted
 from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.rebuild import rebuild, solve_widths
 
@@ -36,7 +36,10 @@ def resize(
                 f"{name} should have shape {wanted.get(name)}, and {type(policy).__name__} can only give it "
                 f"{found.get(name)}: these shapes come from another policy or other arguments"
             )
-    if widths != {space.name: space.units for space in network.spaces}:
-        cure = "these shapes come from another policy or other arguments"
-        check(resized, network, widths, fitted(example_inputs, network, units), method, (), "resized", cure)
+    difference = differently_used(resized, network, units, fitted(example_inputs, network, units), method)
+    if difference is not None:
+        raise UserError(
+            f"{type(policy).__name__} with these shapes {difference}: they come from another policy or other "
+            "arguments, or its code fixes a size"
+        )
     return resized
