@@ -310,7 +310,8 @@ def retrain(case: Case, run: Run, found: graph.Collapse, steps: int, task: str) 
     """Train on for so many steps, the optimizer's state carried along; then play whole episodes."""
     epoch, _ = run.latest(with_state=True)
     state = checkpoints.load(run.state_path(epoch), format=checkpoints.STATE)
-    optimizer = graph.collapse_optimizer(state["optimizer"], found, case.policy)
+    names = [name for name, _ in case.policy.named_parameters()]
+    optimizer = graph.collapse_optimizer(state["optimizer"], found, case.policy, names=names)
     policy = copy.deepcopy(found.policy)
     with tempfile.TemporaryDirectory() as folder:
         rate = run.config()["settings"]["train"]["learning_rate"] * RETRAIN_RATE

@@ -284,7 +284,8 @@ def watching(target: float | None) -> Iterator[Callable[[graph.Point], None]]:
 def carried_optimizer(source: runs.Run, epoch: int, restored: Restored, result) -> tuple[dict | None, str]:
     """The optimizer's state for the smaller policy, by the dual map; None, and why, where there is none."""
     state, note = stored_optimizer(source, epoch)
-    mapped = state and graph.collapse_optimizer(state, result, policy=restored.policy)
+    names = [name for name, _ in restored.policy.named_parameters()]  # the trainer's order
+    mapped = state and graph.collapse_optimizer(state, result, policy=restored.policy, names=names)
     return mapped, note
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.fibration.quotient import DUAL, PICK, Axis, Fibers, Merge, carry
+from pufferlib_kcore.fibration.quotient import DUAL, PICK, Axis, Fibers, Map, Merge, carry
 
 
 def first(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
@@ -16,10 +17,20 @@ def first(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
     return carry(x, axes, fibers, DUAL)
 
 
-def second(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
-    """A running mean of squares: exact where gradients in a fiber are proportional, else an upper bound."""
+def largest(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers, maps: Mapping[str, Map] = DUAL) -> Tensor:
+    """The largest size over time: exact where gradients in a fiber are proportional, else an upper bound."""
     sizes = {name: merge.sizes() if isinstance(merge, Merge) else merge for name, merge in fibers.items()}
-    return carry(x.double().sqrt(), axes, sizes, DUAL).square().to(x.dtype)
+    return carry(x, axes, sizes, maps)
+
+
+def second(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers, maps: Mapping[str, Map] = DUAL) -> Tensor:
+    """A running mean, or sum, of squares: its root is a size over time, and maps as one.
+
+    A complex one holds the squares of real and imaginary parts side by side.
+    """
+    if x.is_complex():
+        return torch.complex(second(x.real, axes, fibers, maps), second(x.imag, axes, fibers, maps))
+    return largest(x.double().sqrt(), axes, fibers, maps).square().to(x.dtype)
 
 
 def update(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
@@ -27,30 +38,89 @@ def update(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
     return carry(x, axes, fibers, PICK)
 
 
+def second_of_updates(x: Tensor, axes: tuple[Axis, ...], fibers: Fibers) -> Tensor:
+    """A running mean of squares of such steps."""
+    return second(x, axes, fibers, PICK)
+
+
 BUFFERS: dict[str, Callable[[Tensor, tuple[Axis, ...], Fibers], Tensor]] = {
-    "exp_avg": first,  # Adam, AdamW, NAdam, RAdam
+    "exp_avg": first,  # Adam, AdamW, NAdam, RAdam, Adamax, Lion
     "exp_avg_sq": second,
     "max_exp_avg_sq": second,
+    "exp_inf": largest,  # Adamax
     "grad_avg": first,  # RMSprop
-    "square_avg": second,
-    "momentum_buffer": first,  # SGD; RMSprop's is one of updates
+    "square_avg": second,  # RMSprop, Adadelta
+    "acc_delta": second_of_updates,  # Adadelta
+    "sum": second,  # Adagrad
+    "momentum_buffer": first,  # SGD, Muon; RMSprop's is one of updates
 }
+SQUARES = {key for key, carried in BUFFERS.items() if carried not in (first, update)}  # nowhere below 0
+NUMBERS = {"step", "mu_product"}  # what one number is kept of: how far the optimizer is on its schedules
 
 
-def collapse_moments(state: Mapping[str, Any], axes: tuple[Axis, ...], fibers: Fibers) -> dict[str, Any]:
-    """One parameter's optimizer state (Adam, AdamW, SGD with momentum, RMSprop); step counts are kept.
+def collapse_moments(
+    state: Mapping[str, Any], axes: tuple[Axis, ...], fibers: Fibers, parameter: str = "the parameter"
+) -> dict[str, Any]:
+    """One parameter's optimizer state: buffers of its shape by the maps above, step counts as they are.
 
-    Raises UserError for a buffer that it does not know.
+    parameter  its name, for errors
+    Raises UserError, naming buffer and parameter, for kinds of state that it does not know, and for buffers
+    that are not finite, of another shape than the parameter's, or no plain tensors of floating-point numbers.
     """
-    return {key: _carried(key, value, state, axes, fibers) for key, value in state.items()}
+    check_known(state, parameter)
+    return {key: _carried(key, value, state, axes, fibers, parameter) for key, value in state.items()}
 
 
-def _carried(key: str, value: Any, state: Mapping[str, Any], axes: tuple[Axis, ...], fibers: Fibers) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    if value.ndim != len(axes):  # a count, such as `step`
-        return value.clone()
-    if key not in BUFFERS:
-        raise UserError(f"optimizer state '{key}' cannot be collapsed: expected one of {', '.join(BUFFERS)}")
+def check_known(state: Mapping[str, Any], parameter: str) -> None:
+    """Raises UserError for state that is of none of the kinds above."""
+    for key in state:
+        if key not in BUFFERS and key not in NUMBERS:
+            known = ", ".join([*BUFFERS, *sorted(NUMBERS)])
+            raise UserError(
+                f"the optimizer's '{key}' of {parameter} cannot be collapsed: expected none but {known}"
+            )
+
+
+def shape_in(state: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape of a parameter, told by its state; None where that holds nothing of its shape."""
+    tensors = (x for key, x in state.items() if key in BUFFERS and isinstance(x, Tensor))
+    return next((tuple(x.shape) for x in tensors), None)
+
+
+def _carried(
+    key: str, value: Any, state: Mapping[str, Any], axes: tuple[Axis, ...], fibers: Fibers, parameter: str
+) -> Any:
+    what = f"the optimizer's '{key}' of {parameter}"
+    if key in NUMBERS:
+        if isinstance(value, Tensor) and value.numel() == 1:
+            return _finite(value, what).clone()
+        if isinstance(value, (int, float)):
+            return value
+        raise UserError(f"{what} is {_kind(value)}: expected one number")
+    if value is None:  # it has not been needed so far
+        return None
+    shape = tuple(sum(segment.length for segment in axis) for axis in axes)
+    if type(value) not in (Tensor, nn.Parameter) or not (value.is_floating_point() or value.is_complex()):
+        raise UserError(f"{what} is {_kind(value)}: expected a tensor of floating-point numbers")
+    if tuple(value.shape) != shape:
+        raise UserError(
+            f"{what} has shape {tuple(value.shape)}, the parameter {shape}: "
+            "expected state of this policy, a number for each of the parameter's"
+        )
+    _finite(value, what)
+    if key in SQUARES and (torch.view_as_real(value) if value.is_complex() else value).lt(0).any():
+        raise UserError(f"{what} is below 0 in places: expected squares, or sizes")
     carried = update if key == "momentum_buffer" and "square_avg" in state else BUFFERS[key]
-    return carried(value, axes, fibers)
+    return _finite(carried(value, axes, fibers), f"{what}, summed over fibers,")
+
+
+def _finite(x: Tensor, what: str) -> Tensor:
+    if not torch.isfinite(x).all():
+        raise UserError(f"{what} is not finite: take a checkpoint from before, or start the optimizer cold")
+    return x
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a {type(value).__name__} of {value.dtype}, of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"

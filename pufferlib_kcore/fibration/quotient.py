@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pufferlib_kcore.errors import UserError
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -113,13 +115,36 @@ DUAL: dict[str, Map] = {"out": folded, "in": picked}  # the transpose of a lift
 PICK: dict[str, Map] = {"out": picked, "in": picked}
 
 
-def carry(tensor: Tensor, axes: tuple[Axis, ...], fibers: Fibers, maps: Mapping[str, Map]) -> Tensor:
-    """Send each axis of a tensor through its role's map, in float64; the result has the tensor's dtype."""
-    x = tensor.detach().double()
+def carry(
+    tensor: Tensor, axes: tuple[Axis, ...], fibers: Fibers, maps: Mapping[str, Map], name: str = "a tensor"
+) -> Tensor:
+    """Send each axis of a tensor through its role's map, as `wide`; the result has the tensor's dtype.
+
+    name  for errors
+    Raises UserError where whole numbers, or truth values, are to become what is none.
+    """
+    x = wide(tensor)
     for dim, axis in enumerate(axes):
         if any(segment.role in maps and segment.space in fibers for segment in axis):
             x = _carry_axis(x.movedim(dim, 0), axis, fibers, maps).movedim(0, dim)
-    return x.to(tensor.dtype).contiguous()
+    carried = x.to(tensor.dtype).contiguous()
+    if not (tensor.is_floating_point() or tensor.is_complex()) and (carried != x).any():
+        spaces = dict.fromkeys(s.space for axis in axes for s in axis if s.role in maps and s.space in fibers)
+        raise UserError(
+            f"{name} holds {tensor.dtype}, which cannot hold what its neurons are merged to: make it "
+            f"floating-point, or leave what it touches whole with ignore={list(spaces)}"
+        )
+    return carried
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float64, or in complex128."""
+    return x.detach().to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def carry_all(tensors: Tensors, table: Table, fibers: Fibers, maps: Mapping[str, Map]) -> dict[str, Tensor]:
+    """Each parameter of a table carried by the same maps."""
+    return {name: carry(tensors[name], axes, fibers, maps, name) for name, axes in table.items()}
 
 
 def _carry_axis(x: Tensor, axis: Axis, fibers: Fibers, maps: Mapping[str, Map]) -> Tensor:
@@ -143,12 +168,12 @@ def _parts(fibers: np.ndarray | Merge, x: Tensor) -> Parts:
 
 def collapse(tensors: Tensors, table: Table, fibers: Fibers) -> dict[str, Tensor]:
     """The base of a network: one row of each fiber a parameter writes, sum over those it reads."""
-    return {name: carry(tensors[name], axes, fibers, COLLAPSE) for name, axes in table.items()}
+    return carry_all(tensors, table, fibers, COLLAPSE)
 
 
 def dual(gradients: Tensors, table: Table, fibers: Fibers) -> dict[str, Tensor]:
     """Gradients of the base: sum over the fibers a parameter writes, one of those it reads."""
-    return {name: carry(gradients[name], axes, fibers, DUAL) for name, axes in table.items()}
+    return carry_all(gradients, table, fibers, DUAL)
 
 
 def lift(
@@ -161,8 +186,8 @@ def lift(
                     None divides them evenly
     """
     divide = share if generator is None else _share_unevenly(generator)
-    repeated = {name: carry(tensors[name], axes, fibers, {"out": repeat}) for name, axes in table.items()}
-    return {name: carry(repeated[name], axes, fibers, {"in": divide}) for name, axes in table.items()}
+    repeated = carry_all(tensors, table, fibers, {"out": repeat})
+    return carry_all(repeated, table, fibers, {"in": divide})
 
 
 def _share_unevenly(generator: torch.Generator) -> Map:

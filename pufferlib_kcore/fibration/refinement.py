@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
 import numpy as np
+import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pufferlib_kcore.fibration import coloring
 from pufferlib_kcore.fibration.partition import meet, number, one_block, singletons
-from pufferlib_kcore.fibration.quotient import FOLD, Fibers, Merge, Table, Tensors, carry
+from pufferlib_kcore.fibration.quotient import FOLD, Fibers, Merge, Table, Tensors, carry, wide
 from pufferlib_kcore.fibration.recurrent import Join, State, Step, add, plain_step
 
 
@@ -182,7 +183,7 @@ class Rows:
             for c in producer.columns
             if biased or space.kind != "lstm" or any(tensors[name].ndim > 1 for name in c.names)
         ]
-        self.tensors = {name: tensors[name].detach().double() for c in columns for name in c.names}
+        self.tensors = {name: wide(tensors[name]) for c in columns for name in c.names}
         self.reads = reads(self.tensors, table)
         self.folds = [c for c in columns if reads(c.names, table) & set(moving)]
         self.stays = [c for c in columns if c not in self.folds]
@@ -229,7 +230,10 @@ class Rows:
         return columns.join(*(self.folded(name, fibers) for name in columns.names))
 
     def folded(self, name: str, fibers: Fibers) -> np.ndarray:
-        """A parameter's rows, its input axes summed over the fibers they read.  -> (gates * units, d)"""
+        """A parameter's rows, its input axes summed over the fibers they read.  -> (gates * units, d)
+
+        A complex number stands as two, its real and its imaginary part.
+        """
         x = carry(self.tensors[name], self.table[name], fibers, FOLD)
         dim, written = next(
             (dim, s)
@@ -239,4 +243,5 @@ class Rows:
         )
         gates, units = self.producer.gates, self.space.units
         x = x.movedim(dim, 0).reshape(gates, written.outer // gates, units, -1)
-        return x.transpose(1, 2).reshape(gates * units, -1).cpu().numpy()
+        rows = x.transpose(1, 2).reshape(gates * units, -1).contiguous()
+        return (torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows).cpu().numpy()

@@ -1,12 +1,13 @@
 """The engine on whole policies: trace, color, collapse, lift, rebuild."""
 
-from pufferlib_kcore.graph.collapsing import Collapse, collapse, lift
+from pufferlib_kcore.graph.collapsing import Collapse, collapse
 from pufferlib_kcore.graph.controls import ablate, reinitialize
 from pufferlib_kcore.graph.distillation import distill
 from pufferlib_kcore.graph.faithfulness import Divergence, divergence
 from pufferlib_kcore.graph.inspection import Spaces, spaces
+from pufferlib_kcore.graph.lifting import lift
 from pufferlib_kcore.graph.optimizer import collapse_optimizer
-from pufferlib_kcore.graph.rebuild import resize
+from pufferlib_kcore.graph.resizing import resize
 from pufferlib_kcore.graph.search import Point, Search, search
 from pufferlib_kcore.graph.trace import rule
 

@@ -1,4 +1,4 @@
-"""Collapse: a policy's base, of the same class, computed from its weights alone; and back up, by lift."""
+"""Collapse: a policy's base, of the same class, computed from its weights alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from pufferlib_kcore.errors import UserError
@@ -21,10 +20,9 @@ from pufferlib_kcore.graph.calibration import Inputs, Targets, readers_of, refit
 from pufferlib_kcore.graph.nested import arguments
 from pufferlib_kcore.graph.network import Network, Outputs, network_of
 from pufferlib_kcore.graph.rebuild import rebuild
-from pufferlib_kcore.graph.report import Report, count_macs, make_report
-from pufferlib_kcore.graph.running import line_of
-from pufferlib_kcore.graph.states import cut_states
-from pufferlib_kcore.graph.verification import narrowed, verify
+from pufferlib_kcore.graph.report import Report, make_report
+from pufferlib_kcore.graph.states import alike, cut, cut_states
+from pufferlib_kcore.graph.verification import answered_otherwise, narrowed, used_otherwise
 
 KINDS = ("linear", "cnn", "lstm", "critic")
 THRESHOLD = 0.3
@@ -130,44 +128,16 @@ def finish(
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
     widths = {name: int(merge.labels.max()) + 1 for name, merge in merges.items()}
     merged = {name: merge for name, merge in merges.items() if widths[name] < len(merge.labels)}
-    smaller_tensors = {n: quotient.carry(tensors[n], axes, merged, maps) for n, axes in network.table.items()}
+    smaller_tensors = quotient.carry_all(tensors, network.table, merged, maps)
     smaller = rebuild(policy, network, smaller_tensors, widths)
-    check(policy, smaller, network, merged, example_inputs, method, ignore, outputs)
+    found = check(policy, smaller, network, merged, example_inputs, method, ignore, outputs)
     if calibrate and merged:
         refit(smaller, network, merged, Targets(policy, calibrate, method))
     reasons = {space.name: space.whole or (notes or {}).get(space.name) for space in network.spaces}
-    cut = cut_states(example_inputs, network.state_inputs, merged)
-    macs = count_macs(policy, example_inputs, method), count_macs(smaller, cut, method)
-    report = make_report(network, policy, smaller, widths, reasons, macs)
+    report = make_report(network, policy, smaller, widths, reasons, found.macs)
     kinds = {space.name: space.kind for space in network.spaces}
     fibers = {name: merge.labels for name, merge in merges.items()}
     return Collapse(smaller, fibers, kinds, dict(thresholds or {}), reasons, report, network, merges)
-
-
-def lift(
-    policy: nn.Module,
-    example_inputs: tuple,
-    fibers: Mapping[str, np.ndarray],
-    *,
-    method: str = "forward",
-    generator: torch.Generator | None = None,
-) -> nn.Module:
-    """A larger policy of the same class that computes exactly what this one does; the argument is untouched.
-
-    fibers     space -> for each neuron of the larger policy, the unit that it copies; others stay as they are
-    generator  divide weights unevenly among copies, differently in every row; None divides them evenly
-    Raises UserError for labels that do not cover a space or belong to none.
-    """
-    network = network_of(policy, example_inputs, method)
-    units = {space.name: space.units for space in network.spaces if not space.whole}
-    for name, labels in fibers.items():
-        if name not in units:
-            raise UserError(f"fibers name '{name}', which is not a space that can grow: {sorted(units)}")
-        if set(np.unique(labels)) != set(range(units[name])):
-            raise UserError(f"fibers of {name} must name each of its {units[name]} units, from 0 on")
-    tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
-    lifted = quotient.lift(tensors, network.table, fibers, generator)
-    return rebuild(policy, network, lifted, {name: len(labels) for name, labels in fibers.items()})
 
 
 def thresholds_of(threshold: float | Mapping[str, float], spaces: Sequence[Space]) -> dict[str, float]:
@@ -222,51 +192,44 @@ def check(
     method: str,
     ignore: Sequence[str],
     outputs: Outputs,
-) -> None:
+) -> Network:
     """The collapsed policy must run, use its parameters as the original does, and lift to the same function.
 
-    Raises UserError naming the spaces, and the line, that keep it from that.
+    Returns its network. Raises UserError naming the spaces, and the line, that keep it from that.
     """
-    error = _fault(policy, smaller, network, merged, example_inputs, method, ignore, outputs)
-    if error is None:
-        return
+
+    states = network.state_outputs
+
+    def tried(made: nn.Module, merges: Mapping[str, Merge]) -> str | Network:
+        table, fibers = narrowed(network.table, merges), {n: m.labels for n, m in merges.items()}
+        given = cut_states(example_inputs, network.state_inputs, fibers)
+        found = used_otherwise(made, table, given, method, ignore, outputs)
+        if isinstance(found, str) or not merges:
+            return found
+        fault = answered_otherwise(
+            made,
+            lambda tensors: rebuild(policy, network, quotient.lift(tensors, table, fibers), {}),
+            table,
+            (given, cut_states(example_inputs, network.state_inputs, fibers, alike)),
+            lambda i, x, lifted: (x, cut(lifted, states[i], fibers) if i in states else lifted),
+            method,
+            outputs,
+        )
+        return fault or found
+
+    found = tried(smaller, merged)
+    if isinstance(found, Network):
+        return found
     culprits = []
     for name in merged if len(merged) > 1 else ():
-        one = {name: merged[name]} | {n: merged[n] for n in _tied(network, name) if n in merged}
-        alone = merged_alone(policy, network, one)
-        if _fault(policy, alone, network, one, example_inputs, method, ignore, outputs) is not None:
+        tied = {other for layers in network.same_width if name in layers for other in layers}
+        one = {n: merge for n, merge in merged.items() if n == name or n in tied}
+        if isinstance(tried(merged_alone(policy, network, one), one), str):
             culprits.append(name)
-    names = culprits or list(merged)
-    raise UserError(f"{error}: leave what that concerns whole with ignore={names}")
-
-
-def _fault(
-    policy: nn.Module,
-    smaller: nn.Module,
-    network: Network,
-    merged: Mapping[str, Merge],
-    example_inputs: tuple,
-    method: str,
-    ignore: Sequence[str],
-    outputs: Outputs,
-) -> str | None:
-    """What is wrong with a collapsed policy, in words; None if nothing is."""
-    kind = type(smaller).__name__
-    cut = cut_states(example_inputs, network.state_inputs, merged)
-    try:
-        found = network_of(smaller, cut, method, ignore=ignore, outputs=outputs).table
-    except UserError as error:
-        if error.__cause__ is None:
-            return f"the collapsed {kind} cannot be traced again ({error})"
-        where = line_of(error.__cause__) or "no line of its own"
-        return f"the collapsed {kind} does not run ({error.__cause__}) at {where}; its code fixes a size"
-    for name, expected in narrowed(network.table, merged).items():
-        if any(s.space and s.units == 1 for axis in expected for s in axis):
-            continue  # one unit may lie on any axis, in any order
-        for axis, now in zip(expected, found.get(name, ((),) * len(expected)), strict=True):
-            if now != axis and all(s.units > 1 for s in axis):
-                return f"the collapsed {kind} uses {name} otherwise; its code fixes a size"
-    return verify(policy, smaller, network, merged, example_inputs, method, outputs)
+    raise UserError(
+        f"the collapsed {type(smaller).__name__} {found}: leave what that concerns whole with "
+        f"ignore={culprits or list(merged)}"
+    )
 
 
 def merged_alone(policy: nn.Module, network: Network, merged: Mapping[str, Merge]) -> nn.Module:
@@ -274,8 +237,3 @@ def merged_alone(policy: nn.Module, network: Network, merged: Mapping[str, Merge
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
     widths = {name: int(merge.labels.max()) + 1 for name, merge in merged.items()}
     return rebuild(policy, network, quotient.collapse(tensors, network.table, merged), widths)
-
-
-def _tied(network: Network, name: str) -> set[str]:
-    """The spaces that one module keeps as wide as this one."""
-    return {other for layers in network.same_width if name in layers for other in layers}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.fibration.quotient import PICK, Map, Merge, Parts, picked
+from pufferlib_kcore.fibration.quotient import PICK, Map, Merge, Parts, picked, wide
 from pufferlib_kcore.graph.collapsing import Collapse, finish
 from pufferlib_kcore.graph.nested import arguments
 from pufferlib_kcore.graph.network import Network, Outputs, network_of
@@ -37,6 +37,7 @@ def ablate(
     """
     example_inputs = arguments(example_inputs)
     network = network_of(policy, example_inputs, method, value, ignore, outputs)
+    _check_widths(network, widths)
     kept = {name: _kept(policy, network, name, width, by, generator) for name, width in widths.items()}
     merges = {
         space.name: _only(kept.get(space.name, np.arange(space.units)), space.units)
@@ -65,6 +66,7 @@ def reinitialize(
     """
     example_inputs = arguments(example_inputs)
     network = network_of(fresh, example_inputs, method, value, ignore, outputs)
+    _check_widths(network, widths)
     kept = {name: _kept(fresh, network, name, width, "random", generator) for name, width in widths.items()}
     merges = {
         space.name: _only(kept.get(space.name, np.arange(space.units)), space.units)
@@ -85,6 +87,17 @@ def _only(kept: np.ndarray, units: int) -> Merge:
     labels = np.zeros(units, np.int64)
     labels[kept] = np.arange(len(kept))
     return Merge.onto(labels, kept)
+
+
+def _check_widths(network: Network, widths: Mapping[str, int]) -> None:
+    """Layers of one recurrent module are equally wide."""
+    for layers in network.same_width:
+        wanted = [widths.get(name, network[name].units) for name in layers]
+        if len(set(wanted)) > 1:
+            raise UserError(
+                f"{', '.join(layers)} are layers of one module, which has one width, not {wanted}: "
+                "give them all the same"
+            )
 
 
 def _kept(
@@ -115,11 +128,7 @@ def _row_sums(policy: nn.Module, network: Network, name: str, units: int) -> np.
     sums = torch.zeros(units, dtype=torch.float64)
     for parameter, x in policy.named_parameters():
         for dim, axis in enumerate(network.table.get(parameter, ())):
-            parts = (
-                x.detach().double().abs().movedim(dim, 0).flatten(1).sum(1)
-                if x.ndim > 1
-                else x.detach().double().abs()
-            )
+            parts = wide(x).abs().movedim(dim, 0).reshape(x.shape[dim], -1).sum(1)
             for segment, part in zip(axis, parts.split([s.length for s in axis]), strict=True):
                 if segment.space == name and segment.role == "out":
                     sums += part.reshape(segment.outer, units, segment.inner).sum((0, 2))

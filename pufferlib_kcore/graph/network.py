@@ -41,6 +41,7 @@ class Network:
     state_outputs: Mapping[int, State]  # and which of those that it returns
     untouched: tuple[str, ...]  # parameters that the traced method does not use
     notes: tuple[str, ...]  # what else is to be said of the run
+    macs: int | None  # multiply-accumulates of the traced call; None where they cannot be counted
 
     def __getitem__(self, name: str) -> Space:
         return next(space for space in self.spaces if space.name == name)
@@ -201,6 +202,7 @@ class _Reader:
             state_outputs=returned,
             untouched=tuple(name for name in trace.tensors if name not in trace.touched),
             notes=self._notes(table),
+            macs=trace.macs,
         )
 
     def _same_width(self, states: Sequence[State]) -> tuple[tuple[str, ...], ...]:

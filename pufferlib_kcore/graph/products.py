@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pufferlib_kcore.graph.macs import lettered
 from pufferlib_kcore.graph.neurons import axis_of, free, varies
 from pufferlib_kcore.graph.rules import alike
 from pufferlib_kcore.graph.trace import Trace, rule
 
-Letters = Sequence[Hashable]  # one for each axis, as in einsum; of an ellipsis ..., -3, -2, -1
+Letters = Sequence[Hashable]  # one for each axis, as in einsum
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,3 @@ def einsum(trace: Trace, out: Tensor, equation: str, *operands: Any) -> Tensor:
         kept = "..." * ("..." in given) + "".join(once)
     factors = [Factor(x, lettered(term, x.ndim)) for term, x in zip(terms, tensors, strict=True)]
     return product(trace, out, lettered(kept, out.ndim), *factors)
-
-
-def lettered(term: str, axes: int) -> Letters:
-    """The letters of so many axes: those of an ellipsis are numbered from its end."""
-    before, _, after = term.partition("...")
-    return [*before, *range(len(before) + len(after) - axes, 0), *after]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Axis
 from pufferlib_kcore.graph.copying import copy_of
-from pufferlib_kcore.graph.network import Network, network_of
+from pufferlib_kcore.graph.network import Network
 from pufferlib_kcore.graph.sizes import known_sizes, set_attribute
 
 
@@ -46,33 +44,6 @@ def rebuild(
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
     own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
     return {name: x for name, x in own.items() if x is not None}
-
-
-def resize(
-    policy: nn.Module, shapes: Mapping[str, Sequence[int]], example_inputs: Any, method: str = "forward"
-) -> nn.Module:
-    """A policy of the same class whose parameters have these shapes, their values to be loaded.
-
-    shapes  name in the state_dict -> shape, as of a collapsed policy
-    Raises UserError where no widths of the policy's spaces give these shapes.
-    """
-    network = network_of(policy, example_inputs, method)
-    wanted = {name: tuple(shape) for name, shape in shapes.items()}
-    widths = solve_widths(network, wanted)
-    named = dict([*policy.named_parameters(), *policy.named_buffers()])
-    tensors = {
-        name: named[name].new_zeros([width(axis, widths) for axis in axes])
-        for name, axes in network.table.items()
-    }
-    resized = rebuild(policy, network, tensors, widths)
-    found = {name: tuple(tensor.shape) for name, tensor in resized.state_dict().items()}
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            raise UserError(
-                f"{name} should have shape {wanted.get(name)}, and {type(policy).__name__} can only give it "
-                f"{found.get(name)}: these shapes come from another policy or other arguments"
-            )
-    return resized
 
 
 def solve_widths(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

@@ -38,7 +38,7 @@ class Recorder(TorchFunctionMode):
     """The calls of linear layers, convolutions without groups, LSTM, GRU and RNN, stacked or as cells.
 
     A GRU makes two calls, one for what it reads and one for its state, since it multiplies a part of one.
-    Other layers go by unrecorded, and where one is wanted, all but that.
+    Other layers, and complex ones, go by unrecorded, and where one is wanted, all but that.
     """
 
     def __init__(self, policy: nn.Module, wanted: Key | None = None):
@@ -159,7 +159,7 @@ class Recorder(TorchFunctionMode):
             )
 
     def _named(self, weight: Tensor) -> bool:
-        return id(weight) in self._names
+        return id(weight) in self._names and not weight.is_complex()
 
     def _add(
         self,

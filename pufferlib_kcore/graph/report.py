@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.network import Network
 
 
@@ -47,9 +42,9 @@ def make_report(
     after: nn.Module,
     widths: Mapping[str, int],
     reasons: Mapping[str, str | None],
-    macs: tuple[int | None, int | None],
+    macs_after: int | None,
 ) -> Report:
-    """Count what a collapse did.  widths: space -> fibers;  macs: of a call before and after"""
+    """Count what a collapse did.  widths: space -> fibers;  macs_after: of the smaller policy's call"""
     old = {name: p.numel() for name, p in before.named_parameters()}
     new = {name: p.numel() for name, p in after.named_parameters()}
     rows: list[dict[str, Any]] = []
@@ -66,21 +61,8 @@ def make_report(
                 "reason": reasons[space.name],
             }
         )
+    macs = network.macs, macs_after
     return Report(rows, sum(old.values()), sum(new.values()), *macs, network.untouched, network.notes)
-
-
-def count_macs(policy: nn.Module, inputs: tuple, method: str) -> int | None:
-    """Multiply-accumulates of one call, by torch's own counter; None where it cannot count one."""
-    counted = copy_of(policy)  # a call may change buffers
-    with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # of oneDNN's flags
-        try:
-            with torch.backends.mkldnn.flags(enabled=False):  # else an LSTM is one operation, not counted
-                with FlopCounterMode(display=False) as counter:
-                    getattr(counted, method)(*copy.deepcopy(inputs))
-        except Exception:
-            return None
-    return counter.get_total_flops() // 2
 
 
 def written_space(network: Network, parameter: str) -> str | None:

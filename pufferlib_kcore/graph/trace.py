@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.recurrent import Step, plain_step
 from pufferlib_kcore.fibration.refinement import Columns
+from pufferlib_kcore.graph.macs import MACS, plus
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.neurons import FIRST_INPUT, FREE, axis_of, free, numbered_inputs, varies
 from pufferlib_kcore.graph.running import caller, is_script, is_torchs, line_of, place_of, uncompiled
@@ -158,6 +159,7 @@ class Trace(TorchFunctionMode):
         self.hidden: set[str] = set()  # parameters of code that tracing cannot look into
         self.computed_with: dict[str, str] = {}  # parameters that operations other than layers use
         self.touched: set[str] = set()  # parameters that took part
+        self.macs: int | None = 0  # multiply-accumulates so far; None where some cannot be counted
         self._names = {id(tensor): name for name, tensor in self.tensors.items()}
         self._shadows: dict[int, tuple[Tensor, Shadow]] = {}  # tensors are kept, so that ids stay theirs
         self._views: dict[int, tuple[Tensor, Tensor, Axes]] = {}  # views of parameters, and of which
@@ -450,6 +452,7 @@ class Trace(TorchFunctionMode):
         if self.operation in ASKS_IF_FINITE:  # which neurons there are does not matter to the answer
             sources &= {INPUT}
         self.touched |= {name for x in given if (name := self.name(x))}
+        self.macs = plus(self.macs, self._macs(given, out, args, kwargs))
         neurons = self._follow(given, out, args, kwargs)
         positive, raw = self._sign(given, args)
         moved = list(tensors_in(args[:1])) if self.operation in MOVES else []
@@ -528,7 +531,7 @@ class Trace(TorchFunctionMode):
 
     def unfollowed(self, given: Iterable[Tensor], results: Iterable[Tensor]) -> None:
         """Something ran that tracing cannot look into: what it read stays whole, what it made is nobody's."""
-        given = list(given)
+        given, self.macs = list(given), None
         for x in given:
             self.look_up(x)
             self.hold(x, HIDDEN)
@@ -568,6 +571,14 @@ class Trace(TorchFunctionMode):
         if not keeps_scale:
             self.bent += [self._shadows[id(x)][1].neurons for x in given if id(x) in self._shadows]
         return neurons
+
+    def _macs(self, given: list[Tensor], out: Any, args: tuple, kwargs: dict) -> int | None:
+        """An operation's multiply-accumulates; None for one of others' on what is not the input alone."""
+        if self.operation in MACS:
+            return MACS[self.operation](out, *args, **{k: v for k, v in kwargs.items() if k != "out"})
+        rule = rule_of(self.operation)
+        ours = str(getattr(getattr(rule, "func", rule), "__module__", "")).startswith(f"{__package__}.")
+        return 0 if ours or not any(self.is_named(x) or self.sources(x) - {INPUT} for x in given) else None
 
     def _sign(self, given: list[Tensor], args: tuple) -> tuple[bool, bool]:
         """Whether the results are known to be nowhere below 0, and whether they are as they were written."""

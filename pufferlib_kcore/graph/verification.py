@@ -1,29 +1,26 @@
-"""Verification: a collapsed policy, lifted to full size, must compute what it does, whatever its weights.
+"""Verification: what is made of a policy uses its parameters as the policy does, and computes the same.
 
-This holds for every partition of every space, near copies or not, if tracing has understood the policy: so it
-is tried with random weights on each collapse, and finds what tracing has not seen.
+A policy and its lift compute the same whatever the weights, near copies or not, if tracing has understood
+the policy. So each collapse is lifted back to full size, and each lift is tried, with random numbers for
+weights: that finds what tracing has not seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pufferlib_kcore.fibration import quotient
+from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Merge, Table
 from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import tensors_in
-from pufferlib_kcore.graph.rebuild import rebuild
-from pufferlib_kcore.graph.running import aside
-from pufferlib_kcore.graph.states import alike, cut, cut_states
-
-if TYPE_CHECKING:
-    from pufferlib_kcore.graph.network import Network, Outputs
+from pufferlib_kcore.graph.network import Network, Outputs, network_of
+from pufferlib_kcore.graph.running import aside, line_of
 
 TOLERANCE = 5e-3  # of the largest output: far above rounding, below what a wrong width changes
 NOISY = {"rand", "randn", "rand_like", "randn_like", "normal", "bernoulli", "uniform", "exponential"}
@@ -34,80 +31,100 @@ DROPS = {
 }
 
 
-def verify(
-    policy: nn.Module,
-    smaller: nn.Module,
-    network: Network,
-    merged: Mapping[str, Merge],
-    inputs: tuple,
-    method: str,
-    outputs: Outputs,
-) -> str | None:
-    """What differs between a collapsed policy and its lift, in words; None if nothing does.
-
-    Both get the same random weights, of the size of their own. Randomness within the policy is held still.
-    """
-    if not merged:
-        return None
-    labels = {name: merge.labels for name, merge in merged.items()}
-    base = _shaken(smaller, network)
-    tensors = dict([*base.named_parameters(), *base.named_buffers()])
-    lifted = rebuild(policy, network, quotient.lift(tensors, narrowed(network.table, merged), labels), {})
-    kept = dict([*lifted.named_parameters(), *lifted.named_buffers()])
-    for name, x in tensors.items():
-        if name not in network.table:
-            kept[name].data.copy_(x)
-    ours = _answers(base, cut_states(inputs, network.state_inputs, labels), method, outputs)
-    theirs = _answers(lifted, cut_states(inputs, network.state_inputs, labels, alike), method, outputs)
-    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        if i in network.state_outputs:
-            b = cut(b, network.state_outputs[i], labels)
-        if a.shape != b.shape:
-            return f"collapsing it changes the shape of output {i} from {tuple(b.shape)} to {tuple(a.shape)}"
-        if a.is_floating_point() and not _close(a, b):
-            return f"output {i} depends on how many units there are, in a way that tracing does not follow"
-    return None
-
-
 def narrowed(table: Table, merged: Mapping[str, Merge]) -> Table:
-    """The table of the collapsed policy: fibers for units."""
-    widths = {name: int(merge.labels.max()) + 1 for name, merge in merged.items()}
+    """The table of a collapsed policy: fibers for units."""
+    return resized(table, {name: int(merge.labels.max()) + 1 for name, merge in merged.items()})
+
+
+def resized(table: Table, widths: Mapping[str, int]) -> Table:
+    """The same table with other numbers of units."""
     return {
-        name: tuple(
-            tuple(replace(s, units=widths.get(s.space or "", s.units)) for s in axis) for axis in axes
-        )
+        name: tuple(tuple(replace(s, units=widths.get(s.space or "", s.units)) for s in a) for a in axes)
         for name, axes in table.items()
     }
 
 
-def _shaken(policy: nn.Module, network: Network) -> nn.Module:
+def used_otherwise(
+    made: nn.Module,
+    table: Table,
+    inputs: tuple,
+    method: str,
+    ignore: Sequence[str] = (),
+    outputs: Outputs = None,
+) -> str | Network:
+    """What a policy does otherwise than by this table, in words; its network where nothing is."""
+    try:
+        found = network_of(made, inputs, method, ignore=ignore, outputs=outputs)
+    except UserError as error:
+        if error.__cause__ is None:
+            return f"cannot be traced again ({error})"
+        where = line_of(error.__cause__) or "no line of its own"
+        return f"does not run ({error.__cause__}) at {where}; its code fixes a size"
+    for name, axes in table.items():
+        if any(s.space and s.units == 1 for axis in axes for s in axis):
+            continue  # one unit may lie on any axis, in any order
+        for axis, now in zip(axes, found.table.get(name, ((),) * len(axes)), strict=True):
+            if now != axis and all(s.units > 1 for s in axis):
+                return f"uses {name} otherwise; its code fixes a size"
+    return found
+
+
+def answered_otherwise(
+    base: nn.Module,
+    lift: Callable[[Mapping[str, Tensor]], nn.Module],
+    table: Table,
+    inputs: tuple[tuple, tuple],
+    fit: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
+    method: str,
+    outputs: Outputs = None,
+) -> str | None:
+    """What a policy and its lift answer otherwise, in words; None if nothing.
+
+    lift    makes it, of the policy's tensors;  table  of the policy;  inputs  of both
+    fit     (place of an output, the policy's, the lift's) -> these as they are to be equal: states differ
+    Both get the same random weights, of the size of their own. Randomness within the policy is held still.
+    """
+    shaken = _shaken(base, table)
+    lifted = lift(dict([*shaken.named_parameters(), *shaken.named_buffers()]))
+    ours, theirs = _answers(shaken, inputs[0], method, outputs), _answers(lifted, inputs[1], method, outputs)
+    if len(ours) != len(theirs):
+        return f"answers with {len(ours)} tensors instead of {len(theirs)}"
+    for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+        a, b = fit(i, a, b)
+        if a.shape != b.shape:
+            return f"answers with shape {tuple(a.shape)} instead of {tuple(b.shape)} (output {i})"
+        if (a.is_floating_point() or a.is_complex()) and not _close(a, b):
+            return f"computes output {i} with the number of its units, in a way that tracing does not follow"
+    return None
+
+
+def _shaken(policy: nn.Module, table: Table) -> nn.Module:
     """The policy with random numbers added to what its table names, of the size that its entries have."""
     shaken, generator = copy_of(policy), torch.Generator().manual_seed(0)
-    named = dict([*shaken.named_parameters(), *shaken.named_buffers()])
-    for name in network.table:
-        x = named[name].data
-        if isinstance(named[name], nn.Parameter) and x.is_floating_point():
+    for name, x in shaken.named_parameters():
+        if name in table and (x.is_floating_point() or x.is_complex()):
             fan_in = x[0].numel() if x.ndim > 1 else 1
-            size = max(float(x.double().square().mean().sqrt()), 0.1 / max(fan_in, 1) ** 0.5)
-            noise = torch.randn(x.shape, generator=generator, dtype=torch.float64) * size * 0.5
-            named[name].data = (x.double().cpu() + noise).to(x)
+            wide = x.detach().to("cpu", torch.complex128 if x.is_complex() else torch.float64)
+            size = max(float(wide.abs().square().mean().sqrt()), 0.1 / max(fan_in, 1) ** 0.5)
+            noise = torch.randn(x.shape, generator=generator, dtype=wide.dtype) * size / 2
+            x.data = (wide + noise).to(x)
     return shaken
 
 
 def _answers(policy: nn.Module, inputs: tuple, method: str, outputs: Outputs) -> list[Tensor]:
     with torch.no_grad(), aside(policy), _Still():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         output = getattr(policy, method)(*inputs)
         return list(tensors_in(output if outputs is None else outputs(output)))
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    a, b = a.double(), b.double()
-    finite = torch.isfinite(a) & torch.isfinite(b)
-    if not torch.equal(torch.isfinite(a), torch.isfinite(b)):
+    finite = torch.isfinite(a)
+    if not torch.equal(finite, torch.isfinite(b)):
         return False
-    scale = float(a[finite].abs().max()) if finite.any() else 0.0
-    return bool(((a - b)[finite].abs() <= TOLERANCE * scale + 1e-6).all())
+    a, b = a[finite], b[finite]
+    size = float(a.abs().max()) if len(a) else 0.0
+    return not len(a) or float((a - b).abs().max()) <= TOLERANCE * size + 1e-6
 
 
 class _Still(TorchFunctionMode):
@@ -120,6 +137,6 @@ class _Still(TorchFunctionMode):
         out = func(*args, **kwargs)
         if func is torch.normal and isinstance(args[0], Tensor):  # a distribution's sample: its mean
             return args[0].expand(out.shape).clone()
-        if name in NOISY and isinstance(out, Tensor):
+        if name in NOISY and isinstance(out, Tensor) and out.is_floating_point():
             return out.fill_(0.5)
         return out

@@ -128,7 +128,8 @@ def test_collapsed_and_ablated_start_from_the_trained_weights_and_moments(gridde
     state = checkpoints.load(source.state_path(4), format=checkpoints.STATE)["optimizer"]
     thresholds = {"linear": 0.7, "cnn": 0.5, "lstm": 1.0, "critic": 0.8}
     found = graph.collapse(original.policy, original.example_inputs, thresholds)
-    wanted = graph.collapse_optimizer(state, found, original.policy)
+    names = [name for name, _ in original.policy.named_parameters()]
+    wanted = graph.collapse_optimizer(state, found, original.policy, names=names)
     run = run_of(folder, f"t1_epoch_4_base_{THRESHOLDS}")
     kept = checkpoints.load(run.state_path(4), format=checkpoints.STATE)["optimizer"]
     for i, moments in wanted["state"].items():

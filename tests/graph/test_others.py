@@ -235,7 +235,7 @@ def test_a_stable_baselines3_model_that_has_just_been_trained(monkeypatch):
     assert not model.policy.action_dist.distribution.logits.is_leaf
     found = graph.collapse(model.policy, (torch.rand(3, 4),), 0.9, value=1)
     assert found.widths["mlp_extractor.policy_net.0"] < 64
-    state = graph.collapse_optimizer(model.policy.optimizer.state_dict(), found, model.policy)
+    state = graph.collapse_optimizer(model.policy.optimizer, found, model.policy)
     found.policy.optimizer.load_state_dict(state)
     model.policy, before = found.policy, found.policy.action_net.weight.clone()
     assert model.predict(np.zeros(4, np.float32))[0] in (0, 1)
