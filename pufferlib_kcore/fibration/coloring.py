@@ -9,22 +9,28 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pufferlib_kcore.fibration.identity import rounding, same
 from pufferlib_kcore.fibration.partition import number, one_block
 
-SAME = 1e-6  # cosine distance below which two rows are one, and relative norm below which a row is dead
+SAME = 1e-6  # least cosine distance at which clustering stops, and relative norm below which a row is dead
 CROWDED = 32  # near rows for each row, on average, above which it does not pay to look for components
 STRIP = 256  # rows whose inner products are computed at once
 
 
 def color(rows: np.ndarray, threshold: float, unfolded: np.ndarray | None = None) -> np.ndarray:
-    """Cluster rows by cosine distance, average linkage, cut at max(threshold, 1e-6).  (n, d) -> (n,)
+    """Cluster rows by cosine distance, average linkage, cut at the threshold.  (n, d) -> (n,)
 
-    threshold  cosine distance in [0, 2]; 0 merges identical rows only, not scaled copies; 2 merges all
+    threshold  cosine distance in [0, 2]. 0 merges rows that are identical, to the rounding of their dtype in
+               each column; what is above counts as 1e-6 at least, and merges scaled copies, too; 2 merges all
     unfolded   (n,) norms of the rows before their columns were summed over fibers: a row that cancels
                out to (nearly) nothing is dead. Two dead rows are at distance 0, dead and live at 1.
     Returns int64 labels 0..k-1, numbered by first member.
     """
+    dtype = np.finfo(np.asarray(rows).dtype)
     rows = np.asarray(rows, np.float64)
+    if threshold == 0:
+        terms = np.abs(rows) if unfolded is None else np.broadcast_to(unfolded[:, None], rows.shape)
+        return same(rows, rounding(terms, float(dtype.eps), float(dtype.tiny)), np.zeros(len(rows), np.int64))
     norms = np.linalg.norm(rows, axis=1)
     return cut(inner_products(rows), norms, norms if unfolded is None else unfolded, threshold)
 
@@ -36,9 +42,10 @@ def cut(
     threshold: float,
     by_size: bool | None = None,
 ) -> np.ndarray:
-    """`color`, from the inner products of all pairs, which are overwritten.  (pairs,), (n,) x 2 -> (n,)
+    """Clusters at max(threshold, 1e-6), from the inner products of all pairs.  (pairs,), (n,) x 2 -> (n,)
 
-    by_size  whether scaled copies are apart (see `distances`); None: at threshold 0 only
+    products  are overwritten
+    by_size   whether scaled copies are apart (see `distances`); None: at threshold 0 only
     """
     n, height = len(norms), max(threshold, SAME)
     if n < 2 or threshold >= 2:
@@ -110,6 +117,29 @@ def distances(
             with_later[dead[i + 1 :]] = -1
     products += 1
     return np.maximum(products, 0, out=products)
+
+
+def part(rows: np.ndarray, threshold: float, within: np.ndarray, by_size: bool = False) -> np.ndarray:
+    """Split in two each group with a row that is, on average, too far from its rows.  (n, d), (n,) -> (n,)
+
+    The farthest row leaves, and those with it that are too far as well, and nearer to it than to the group.
+    rows    dead ones are 0;  within  labels of the groups;  by_size  as in `distances`
+    """
+    sizes = np.linalg.norm(rows, axis=1, keepdims=True)
+    dead = sizes == 0
+    inverse = np.where(dead, 0, 1 / np.where(dead, 1, sizes))
+    units, one = np.hstack([rows * inverse, dead]), np.ones_like(sizes)
+    left, right = np.hstack([one, units]), np.hstack([one, -units])  # <left of a, right of b> is a distance
+    if by_size:
+        left = np.hstack([left, sizes / 2, inverse / 2, ~dead])
+        right = np.hstack([right, inverse, sizes, -1.0 * ~dead])
+    members = coo_array((np.ones(len(rows)), (within, np.arange(len(rows)))))
+    mean = (members @ right) / np.bincount(within)[:, None]
+    off = np.einsum("nd,nd->n", left, mean[within])
+    order = np.lexsort((-off, within))
+    farthest = order[np.searchsorted(within[order], np.arange(len(mean)))]
+    nearer = np.einsum("nd,nd->n", left, right[farthest[within]]) < off
+    return number(within * 2 + (nearer & (off > max(threshold, SAME))))
 
 
 def pairs(values: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
@@ -11,10 +11,12 @@ import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from pufferlib_kcore.fibration import coloring
+from pufferlib_kcore.fibration import coloring, identity
 from pufferlib_kcore.fibration.partition import meet, number, one_block, singletons
 from pufferlib_kcore.fibration.quotient import FOLD, Fibers, Merge, Table, Tensors, carry, wide
 from pufferlib_kcore.fibration.recurrent import Join, State, Step, add, plain_step
+
+CLUSTERINGS = 10  # of a space on a cycle above threshold 0; after these its fibers are only split
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,10 @@ def color_spaces(
 ) -> dict[str, Merge]:
     """How every space merges: its fibers, and the gains of their neurons.
 
-    thresholds  space -> cosine distance in [0, 2]
-    published   the published recipe: at most 5 rounds on a cycle, recurrent biases left out of the colors;
-                otherwise to the fixpoint, which takes at most as many rounds as there are units
+    thresholds  space -> cosine distance in [0, 2]. 0: identical to the rounding of the parameters' dtype, in
+                each column; above, at least 1e-6
+    published   the published recipe: at most 5 rounds on a cycle, recurrent biases left out of the colors,
+                and 1e-6 for 0; otherwise to the fixpoint (see `refine`)
     by_size     mind the rows' norms: where a space scales, scaled copies merge exactly, through gains; else
                 the distance is |a - b|^2 / 2|a||b|, so that a row and its double are apart. Where a space is
                 rectified, units that no input can make active go for free: into another fiber, with gain 0
@@ -132,7 +135,13 @@ def refine(
     """Color spaces that read one another: start with one fiber each, split until nothing changes.
 
     given  fibers of the spaces read from outside the block. A space is colored again only when fibers it
-    reads have changed. Above threshold 0 rounds may come back to where they were: that ends them, too.
+    reads have changed.
+
+    At threshold 0 the end is exact: rows of one fiber agree, folded by the fibers that were found. Above it,
+    where nothing is exact, spaces are clustered anew for at most 10 rounds, each of which costs rows^2 (where
+    they come back to where they were, that is the end). What is not at rest by then is only split, by `part`,
+    until each row is on average within the threshold of its fiber's rows: at most as many rounds as there are
+    units, each of which costs as much as reading the rows.
     """
     fibers = {space.name: one_block(space.units) for space in block}
     rows = {
@@ -144,18 +153,19 @@ def refine(
         s.name: [(fibers[s.name], fibers[s.name]) for _ in s.producers] for s in block
     }
     stale, seen = set(fibers), set()
-    for _ in range(rounds):
+    for turn in range(rounds):
+        parting = turn >= CLUSTERINGS
         now: dict[str, np.ndarray | Merge] = {**given, **fibers}
         for name in stale:
             state[name] = [
-                r.producer.step(r.colors(now, thresholds[name], sizes[name]), past)
+                r.producer.step(r.colors(now, thresholds[name], sizes[name], fibers[name], parting), past)
                 for r, past in zip(rows[name], state[name], strict=True)
             ]
         new = {name: meet(*(s[-1] for s in state[name])) for name in stale}
         changed = {name for name in stale if not np.array_equal(new[name], fibers[name])}
         fibers |= new
         stale = {name for name in fibers if any(r.reads & changed for r in rows[name])}
-        key = b"".join(p.tobytes() for states in state.values() for s in states for p in s)
+        key = parting, b"".join(p.tobytes() for states in state.values() for s in states for p in s)
         if key in seen:  # nothing was stale, or all is back where it was
             break
         seen.add(key)
@@ -163,9 +173,10 @@ def refine(
 
 
 class Rows:
-    """The rows of one producer, as inner products; those of columns whose folding never changes are kept.
+    """The rows of one producer; what comes of columns whose folding never changes is kept.
 
     moving  the spaces that are refined together with this one
+    biased  False: the published recipe
     """
 
     def __init__(
@@ -177,18 +188,19 @@ class Rows:
         moving: Collection[str],
         biased: bool,
     ):
-        self.space, self.producer, self.table = space, producer, table
-        columns = [
+        self.space, self.producer, self.table, self.published = space, producer, table, not biased
+        self.columns = [
             c
             for c in producer.columns
             if biased or space.kind != "lstm" or any(tensors[name].ndim > 1 for name in c.names)
         ]
-        self.tensors = {name: wide(tensors[name]) for c in columns for name in c.names}
+        self.tensors = {name: wide(tensors[name]) for c in self.columns for name in c.names}
+        self.precision = [coarsest(tensors[name].dtype for name in c.names) for c in self.columns]
         self.reads = reads(self.tensors, table)
-        self.folds = [c for c in columns if reads(c.names, table) & set(moving)]
-        self.stays = [c for c in columns if c not in self.folds]
+        self.folds = [c for c in self.columns if reads(c.names, table) & set(moving)]
+        self.stays = [c for c in self.columns if c not in self.folds]
         self.kept: tuple[np.ndarray, np.ndarray] | None = None
-        self.unfolded = np.sqrt(sum((self.block(c, {}) ** 2).sum(axis=1) for c in columns))
+        self.unfolded = np.sqrt(sum((self.block(c, {}) ** 2).sum(axis=1) for c in self.columns))
 
     def norms(self, fibers: Fibers) -> np.ndarray:
         """Norms of the rows, 1 for those that are zero.  -> (gates * units,)"""
@@ -199,8 +211,26 @@ class Rows:
         """Units with no weight and no bias above 0.  -> (units,) of bool"""
         return np.all([(self.block(c, fibers) <= 0).all(axis=1) for c in self.stays], axis=0)
 
-    def colors(self, fibers: Fibers, threshold: float, by_size: bool | None = None) -> np.ndarray:
-        """Clusters of all gates' rows together.  -> (gates, units)"""
+    def colors(
+        self, fibers: Fibers, threshold: float, by_size: bool | None, within: np.ndarray, parting: bool
+    ) -> np.ndarray:
+        """Colors of all gates' rows.  -> (gates, units)
+
+        within   labels of the units, (units,): those apart are not compared, at threshold 0 or
+        parting  where groups are only split
+        """
+        gates, units = self.producer.gates, len(within)
+        exact = threshold == 0 and not self.published
+        if not exact and not parting:
+            return self.clustered(fibers, threshold, by_size).reshape(gates, -1)
+        groups = number((within + units * np.arange(gates)[:, None]).ravel())
+        if within.max() + 1 < units and threshold < 2:
+            alike = self.identical if exact else self.parted
+            groups = alike(fibers, groups, threshold, by_size)
+        return groups.reshape(gates, -1)
+
+    def clustered(self, fibers: Fibers, threshold: float, by_size: bool | None) -> np.ndarray:
+        """Clusters of all rows together.  -> (gates * units,)"""
         if self.kept is None:
             n = len(self.unfolded)
             self.kept = self.added(self.stays, fibers, np.zeros(n), np.zeros(n * (n - 1) // 2))
@@ -208,8 +238,41 @@ class Rows:
         if not self.folds:
             self.kept = None  # it is overwritten
         squares, products = self.added(self.folds, fibers, squares, products)
-        labels = coloring.cut(products, np.sqrt(squares), self.unfolded, threshold, by_size)
-        return labels.reshape(self.producer.gates, -1)
+        return coloring.cut(products, np.sqrt(squares), self.unfolded, threshold, by_size)
+
+    def identical(
+        self, fibers: Fibers, groups: np.ndarray, threshold: float, by_size: bool | None
+    ) -> np.ndarray:
+        """Groups of rows that are one to rounding.  -> (gates * units,)
+
+        by_size  False: compare directions, whatever the norms
+        """
+        rows = self.side_by_side(fibers)
+        slack = self.rounding(fibers)
+        if by_size is False:
+            norms = np.linalg.norm(rows, axis=1, keepdims=True)
+            norms[norms == 0] = 1
+            slack += np.abs(rows) * np.linalg.norm(slack, axis=1, keepdims=True) / norms
+            rows, slack = rows / norms, slack / norms
+        return identity.same(rows, slack, groups)
+
+    def parted(
+        self, fibers: Fibers, groups: np.ndarray, threshold: float, by_size: bool | None
+    ) -> np.ndarray:
+        """Groups, those that are too wide split.  -> (gates * units,)"""
+        rows = self.side_by_side(fibers)
+        dead = np.linalg.norm(rows, axis=1) <= coloring.SAME * self.unfolded
+        return coloring.part(np.where(dead[:, None], 0, rows), threshold, groups, bool(by_size))
+
+    def side_by_side(self, fibers: Fibers) -> np.ndarray:
+        """All columns of the rows.  -> (gates * units, D)"""
+        return np.hstack([self.block(c, fibers) for c in self.columns])
+
+    def rounding(self, fibers: Fibers) -> np.ndarray:
+        """How far off entries may be, by the dtype of what was summed to them.  -> (gates * units, D)"""
+        terms = [np.abs(self.block(c, fibers, sizes=True)) for c in self.columns]
+        eps, least = np.repeat(self.precision, [x.shape[1] for x in terms], axis=0).T
+        return identity.rounding(np.hstack(terms), eps, least)
 
     def added(
         self,
@@ -225,16 +288,17 @@ class Rows:
             coloring.inner_products(block, products)
         return squares, products
 
-    def block(self, columns: Columns, fibers: Fibers) -> np.ndarray:
-        """The folded rows of one block of columns.  -> (gates * units, D)"""
-        return columns.join(*(self.folded(name, fibers) for name in columns.names))
+    def block(self, columns: Columns, fibers: Fibers, sizes: bool = False) -> np.ndarray:
+        """The folded rows of one block of columns, or of their sizes.  -> (gates * units, D)"""
+        return columns.join(*(self.folded(name, fibers, sizes) for name in columns.names))
 
-    def folded(self, name: str, fibers: Fibers) -> np.ndarray:
+    def folded(self, name: str, fibers: Fibers, sizes: bool = False) -> np.ndarray:
         """A parameter's rows, its input axes summed over the fibers they read.  -> (gates * units, d)
 
         A complex number stands as two, its real and its imaginary part.
         """
-        x = carry(self.tensors[name], self.table[name], fibers, FOLD)
+        own = self.tensors[name]
+        x = carry(own.abs() if sizes else own, self.table[name], fibers, FOLD)
         dim, written = next(
             (dim, s)
             for dim, axis in enumerate(self.table[name])
@@ -244,4 +308,12 @@ class Rows:
         gates, units = self.producer.gates, self.space.units
         x = x.movedim(dim, 0).reshape(gates, written.outer // gates, units, -1)
         rows = x.transpose(1, 2).reshape(gates * units, -1).contiguous()
-        return (torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows).cpu().numpy()
+        if own.is_complex():
+            rows = rows.repeat_interleave(2, 1) if sizes else torch.view_as_real(rows).flatten(1)
+        return rows.cpu().numpy()
+
+
+def coarsest(dtypes: Iterable[torch.dtype]) -> tuple[float, float]:
+    """The coarsest of these dtypes: distance from 1 to the next number, and smallest normal number."""
+    kinds = [torch.finfo(d if d.is_floating_point or d.is_complex else torch.float64) for d in dtypes]
+    return max((kind.eps, kind.tiny) for kind in kinds)

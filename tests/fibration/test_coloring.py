@@ -30,7 +30,8 @@ def test_partitions_are_scikit_learns_on_many_rows():
 def test_zero_merges_what_is_identical_and_nothing_else():
     base = RNG.normal(size=(5, 8))
     rows = np.vstack([base, base[2], base[4] * (1 + 1e-9), -base[0], 2 * base[1], base[3] + 0.01])
-    assert color(rows, 0).tolist() == [0, 1, 2, 3, 4, 2, 4, 5, 6, 7]
+    assert color(rows, 0).tolist() == [0, 1, 2, 3, 4, 2, 5, 6, 7, 8]
+    assert color(rows, 1e-9).tolist() == [0, 1, 2, 3, 4, 2, 4, 5, 1, 6]
 
 
 def test_zero_is_the_same_in_single_precision():

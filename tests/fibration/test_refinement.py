@@ -4,12 +4,22 @@ import naive
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import squareform
 
 from pufferlib_kcore.fibration import coloring
-from pufferlib_kcore.fibration.partition import meet
+from pufferlib_kcore.fibration.partition import meet, number
 from pufferlib_kcore.fibration.quotient import Segment
 from pufferlib_kcore.fibration.recurrent import CELLS
-from pufferlib_kcore.fibration.refinement import Columns, Producer, Space, blocks, color_spaces, refine
+from pufferlib_kcore.fibration.refinement import (
+    CLUSTERINGS,
+    Columns,
+    Producer,
+    Rows,
+    Space,
+    blocks,
+    color_spaces,
+    refine,
+)
 
 
 def recurrent_space(units, name="h", cell="lstm"):
@@ -70,14 +80,20 @@ def test_twin_chains_become_one():
     assert found.tolist() == np.repeat(np.arange(12), 3).tolist()
 
 
+def counted(monkeypatch, place, name):
+    """A list that grows by one whenever a function is called."""
+    calls, function = [], getattr(place, name)
+    monkeypatch.setattr(place, name, lambda *args: calls.append(args) or function(*args))
+    return calls
+
+
 def test_rounds_that_would_change_nothing_are_skipped(monkeypatch):
-    cuts = []
-    monkeypatch.setattr(coloring, "cut", lambda *args, cut=coloring.cut: cuts.append(1) or cut(*args))
+    rounds = counted(monkeypatch, Rows, "colors")
     color_spaces([recurrent_space(12)], chain(12), recurrent_table(12, 1), {"h": 0})
-    assert len(cuts) == 12  # eleven that split a unit off, one that finds nothing more
-    cuts.clear()
+    assert len(rounds) == 12  # eleven that split a unit off, one that finds nothing more
+    rounds.clear()
     color_spaces([recurrent_space(12)], chain(12), recurrent_table(12, 1), {"h": 2})
-    assert len(cuts) == 1
+    assert len(rounds) == 1
 
 
 def test_biases_count_unless_the_published_recipe_is_asked_for():
@@ -226,3 +242,81 @@ def test_published_partitions_are_the_recipes(threshold, trained):
     np.testing.assert_array_equal(found["fc"], expected)
     np.testing.assert_array_equal(found["h"], naive.lstm(w["w_ih"], w["w_hh"], found["fc"], threshold))
     assert threshold != 0.8 or not trained or 1 < found["h"].max() + 1 < 12
+
+
+def lstm(units, inputs, seed, copies=1, noise=0.0):
+    """Random weights; with copies, units are near copies of fewer."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in {"w_ih": (inputs,), "w_hh": (units,), "b_ih": (), "b_hh": ()}.items():
+        few = rng.normal(size=(4, units // copies, *shape))
+        x = np.concatenate([few] * copies, axis=1)
+        x = x + noise * rng.normal(size=x.shape)
+        tensors[name] = torch.from_numpy(x.reshape(-1, *shape) / units**0.5)
+    return recurrent_space(units), tensors, recurrent_table(units, inputs)
+
+
+def test_identity_compares_no_pairs(monkeypatch):
+    for name in ("linkage", "inner_products", "distances"):
+        monkeypatch.setattr(coloring, name, None)
+    space, tensors, table = lstm(24, 5, 0, copies=2)
+    assert color_spaces([space], tensors, table, {"h": 0})["h"].labels.tolist() == [*range(12)] * 2
+
+
+@pytest.mark.parametrize("copies, noise", [(1, 0), (2, 0.1), (2, 0.4)])
+def test_few_linkages_are_enough_at_every_threshold(monkeypatch, copies, noise):
+    linkages = counted(monkeypatch, coloring, "linkage")
+    for seed in range(3):
+        space, tensors, table = lstm(64, 3, seed, copies, noise)
+        for threshold in (1e-9, 0.1, 0.5, 0.9, 1.0, 1.01, 1.02, 1.04, 1.07, 1.5, 2):
+            linkages.clear()
+            color_spaces([space], tensors, table, {"h": threshold})
+            assert len(linkages) <= CLUSTERINGS <= 12
+
+
+@pytest.mark.parametrize("threshold", [1e-9, 0.3])
+def test_few_linkages_are_enough_for_a_chain_and_it_is_found_to_its_end(monkeypatch, threshold):
+    linkages = counted(monkeypatch, coloring, "linkage")
+    found = color_spaces([recurrent_space(60)], chain(30, 2), recurrent_table(60, 1), {"h": threshold})["h"]
+    assert found.labels.tolist() == np.repeat(np.arange(30), 2).tolist()
+    assert 2 < len(linkages) <= CLUSTERINGS
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.3, 0.7])
+@pytest.mark.parametrize("by_size", [False, True])
+def test_what_is_parted_is_near_on_average(threshold, by_size):
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(6, 8))[rng.integers(0, 6, 60)] + 0.3 * rng.normal(size=(60, 8))
+    rows[rng.random(60) < 0.1] = 0
+    norms = np.linalg.norm(rows, axis=1)
+    apart = squareform(coloring.distances(coloring.inner_products(rows), norms, norms, by_size))
+    before = labels = number(rng.integers(0, 3, 60))
+    while not np.array_equal(labels, after := coloring.part(rows, threshold, labels, by_size)):
+        np.testing.assert_array_equal(meet(after, labels), after)
+        for group in range(labels.max() + 1):  # in two, where one was too far; else not at all
+            one = labels == group
+            too_far = apart[np.ix_(one, one)].mean(axis=1).max() > threshold
+            assert len(set(after[one])) == 1 + too_far
+        labels = after
+    assert before.max() < labels.max() < 59
+
+
+def test_parts_that_are_near_enough_stay():
+    rows = np.random.default_rng(0).normal(size=(30, 8))
+    for labels in (number(np.arange(30) % 4), np.zeros(30, int)):
+        np.testing.assert_array_equal(coloring.part(rows, 1.9, labels), labels)
+
+
+def test_near_copies_are_found_on_a_cycle_as_they_were_planted():
+    for noise in (1e-3, 1e-2, 1e-1):
+        space, tensors, table = lstm(64, 12, 0, copies=2, noise=noise)
+        found = color_spaces([space], tensors, table, {"h": max(1e-4, 30 * noise**2)})["h"].labels
+        assert found.tolist() == [*range(32)] * 2
+
+
+def test_one_unit_and_thresholds_at_the_edges():
+    space, tensors, table = lstm(1, 3, 0)
+    for threshold in (0, 1e-9, 1, 1.999, 2):
+        assert color_spaces([space], tensors, table, {"h": threshold})["h"].labels.tolist() == [0]
+    space, tensors, table = lstm(8, 3, 0)
+    assert color_spaces([space], tensors, table, {"h": 1.999})["h"].labels.max() == 0
