@@ -10,6 +10,11 @@ from torch import nn
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.fibration.partition import number
+from pufferlib_kcore.fibration.quotient import repeat
+from pufferlib_kcore.graph.copying import copy_of
+from pufferlib_kcore.graph.nested import arguments, tensors_in
+from pufferlib_kcore.graph.network import network_of
+from pufferlib_kcore.graph.states import cut, cut_states
 
 FRAME = (1, 44, 44)  # 64 * 2 * 2 numbers are left of it after NatureCNN's convolutions
 
@@ -53,10 +58,10 @@ def screens(*lead, shape=FRAME, seed=0):
     return torch.randint(0, 256, (*lead, *shape), generator=torch.Generator().manual_seed(seed)).byte()
 
 
-def random_fibers(policy, inputs, grow=1.5, seed=0, method="forward"):
+def random_fibers(policy, inputs, grow=1.5, seed=0, method="forward", outputs=None):
     """Random labels for every space that can grow, all layers of one LSTM equally wide."""
     rng, fibers = np.random.default_rng(seed), {}
-    for row in graph.spaces(policy, inputs, method=method).rows:
+    for row in graph.spaces(policy, inputs, method=method, outputs=outputs).rows:
         if row["reason"] is None:
             units = row["units"]
             extra = rng.integers(0, units, int(grow * units) - units)
@@ -64,10 +69,11 @@ def random_fibers(policy, inputs, grow=1.5, seed=0, method="forward"):
     return fibers
 
 
-def lifted(policy, inputs, grow=1.5, seed=0, method="forward"):
+def lifted(policy, inputs, grow=1.5, seed=0, method="forward", outputs=None):
     """A larger policy that computes the same, in-weights split unevenly; and its fibers."""
-    fibers, generator = random_fibers(policy, inputs, grow, seed, method), torch.Generator().manual_seed(seed)
-    return graph.lift(policy, inputs, fibers, method=method, generator=generator), fibers
+    fibers = random_fibers(policy, inputs, grow, seed, method, outputs)
+    how = dict(method=method, outputs=outputs, generator=torch.Generator().manual_seed(seed))
+    return graph.lift(policy, inputs, fibers, **how), fibers
 
 
 def flat(output):
@@ -124,3 +130,30 @@ def inputs(*shape):
 
 def two_heads(net, x):
     return net.actor(x), net.critic(x)
+
+
+def assert_exact(base, given, spaces, method="forward", outputs=None):
+    """A lift of these spaces, and of no others, collapses to the base, and all three compute the same."""
+    base, given = random_(base), arguments(given)
+    large, fibers = lifted(base, given, method=method, outputs=outputs)
+    assert set(fibers) == set(spaces)
+    network = network_of(base, given, method, outputs=outputs)
+    wide = cut_states(given, network.state_inputs, fibers, repeat)
+    found = graph.collapse(large, wide, 0, method=method, outputs=outputs)
+    for name, labels in fibers.items():
+        np.testing.assert_array_equal(found.fibers[name], labels, name)
+    assert_same_policy(found.policy, base)
+    with torch.no_grad():
+        answers = [
+            list(tensors_in(out if outputs is None else outputs(out)))
+            for out in (
+                getattr(policy, method)(*copy_of(x))
+                for policy, x in ((base, given), (found.policy, given), (large, wide))
+            )
+        ]
+    assert_same(answers[1], answers[0])
+    for i, (wider, x) in enumerate(zip(answers[2], answers[0], strict=True)):
+        if i in network.state_outputs:
+            wider = cut(wider, found.network.state_outputs[i], fibers)
+        assert_same([wider], [x])
+    return found
