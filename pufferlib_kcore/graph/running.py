@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 PACKAGE = __name__.rpartition(".graph")[0]
 PLUMBING = ("torch._tensor", "torch.overrides", "torch.functional", "torch.nn.functional", "torch.utils._")
@@ -17,19 +20,30 @@ PLUMBING = ("torch._tensor", "torch.overrides", "torch.functional", "torch.nn.fu
 
 @contextmanager
 def aside(policy: nn.Module) -> Iterator[None]:
-    """Calls in this block leave the policy's buffers, such as running statistics, and chance as they are.
+    """Calls in this block leave the policy's buffers and what else its modules keep, and chance, as they are.
 
     What is compiled runs as it was written.
     """
-    kept = [(module, dict(module._buffers)) for module in policy.modules() if not is_script(module)]
-    for module, buffers in kept:
+    modules = [module for module in policy.modules() if not is_script(module)]
+    kept = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
+    for module, attributes, buffers in kept:
         module._buffers.update({name: x if x is None else x.clone() for name, x in buffers.items()})
+        vars(module).update({n: _own(x) for n, x in attributes.items() if not n.startswith("_")})
     try:
         with torch.random.fork_rng(devices=[]), uncompiled():
             yield
     finally:
-        for module, buffers in kept:
+        for module, attributes, buffers in kept:
+            vars(module).clear()
+            vars(module).update(attributes)
             module._buffers.update(buffers)
+
+
+def _own(value: Any) -> Any:
+    """A copy of what a call may write into."""
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        return value.clone()
+    return copy.copy(value) if type(value) in (list, dict, set, deque) else value
 
 
 def uncompiled() -> AbstractContextManager[object]:

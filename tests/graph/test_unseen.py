@@ -236,8 +236,12 @@ class Writes(nn.Module):
         super().__init__()
         self.see = nn.utils.parametrizations.spectral_norm(Linear(5, 8))
         self.cell, self.act, self.value = nn.LSTM(8, 8), Linear(8, 6), Linear(8, 1)
+        self.calls, self.seen, self.total, self.last = 0, [], torch.zeros(3), None
 
     def forward(self, x, state):
+        self.calls, self.last = self.calls + 1, x
+        self.seen.append(x)
+        self.total += 1
         held = None if state["h"] is None else (state["h"], state["c"])
         y, (state["h"], state["c"]) = self.cell(torch.tanh(self.see(x.mul_(2))), held)
         return self.act(y), self.value(y)
@@ -257,3 +261,4 @@ def test_nothing_of_the_callers_is_changed():
     for (x, state), (x_before, state_before) in zip(seen, before, strict=True):
         assert torch.equal(x, x_before) and state["h"] is None and state.keys() == state_before.keys()
     assert all(torch.equal(x, weights[name]) for name, x in net.state_dict().items())
+    assert (net.calls, net.seen, net.last) == (0, [], None) and not net.total.any()
