@@ -275,6 +275,7 @@ def test_what_lies_outside_of_the_parameters_state_is_refused(towers):
     group = state["param_groups"][0]
     for changed, sentence in (
         ({**state, "inner": {}}, "holds 'inner'"),
+        ({**state, "state": {**state["state"], 0: [torch.ones(16, 5)]}}, "of its parameter 0 is a list"),
         ({**state, "state": {**state["state"], "shared": {"step": 1}}}, "holds state of 'shared'"),
         ({**state, "param_groups": [{**group, "scales": torch.ones(16)}]}, "groups hold 'scales'"),
     ):
