@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LEAST = 1e-8  # nats, drawn in place of less
 
@@ -25,6 +25,9 @@ def to_csv(points: Sequence[dict[str, Any]]) -> str:
 
 def figure(points: Sequence[dict[str, Any]], title: str) -> Figure:
     """KL and value error over the part of the parameters that is left; the last point is the one taken."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
     drawn = Figure(figsize=(6, 4), layout="constrained")
     axes = drawn.subplots()
     sizes = [point["size"] for point in points]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.fibration.finite import DIVERGED, finite
 from pufferlib_kcore.fibration.quotient import DUAL, PICK, Axis, Fibers, Map, Merge, carry
 
 
@@ -56,6 +57,7 @@ BUFFERS: dict[str, Callable[[Tensor, tuple[Axis, ...], Fibers], Tensor]] = {
 }
 SQUARES = {key for key, carried in BUFFERS.items() if carried not in (first, update)}  # nowhere below 0
 NUMBERS = {"step", "mu_product"}  # what one number is kept of: how far the optimizer is on its schedules
+COLD = f"{DIVERGED}, or start the optimizer cold"
 
 
 def collapse_moments(
@@ -93,7 +95,8 @@ def _carried(
     what = f"the optimizer's '{key}' of {parameter}"
     if key in NUMBERS:
         if isinstance(value, Tensor) and value.numel() == 1:
-            return _finite(value, what).clone()
+            finite(value, what, COLD)
+            return value.clone()
         if isinstance(value, (int, float)):
             return value
         raise UserError(f"{what} is {_kind(value)}: expected one number")
@@ -107,17 +110,13 @@ def _carried(
             f"{what} has shape {tuple(value.shape)}, the parameter {shape}: "
             "expected state of this policy, a number for each of the parameter's"
         )
-    _finite(value, what)
+    finite(value, what, COLD)
     if key in SQUARES and (torch.view_as_real(value) if value.is_complex() else value).lt(0).any():
         raise UserError(f"{what} is below 0 in places: expected squares, or sizes")
     carried = update if key == "momentum_buffer" and "square_avg" in state else BUFFERS[key]
-    return _finite(carried(value, axes, fibers), f"{what}, summed over fibers,")
-
-
-def _finite(x: Tensor, what: str) -> Tensor:
-    if not torch.isfinite(x).all():
-        raise UserError(f"{what} is not finite: take a checkpoint from before, or start the optimizer cold")
-    return x
+    mapped = carried(value, axes, fibers)
+    finite(mapped, f"{what}, summed over fibers,", f"{value.dtype} cannot hold it, so keep state in float32")
+    return mapped
 
 
 def _kind(value: Any) -> str:

@@ -92,6 +92,9 @@ def _check_layout(
     indices = {index for group in held["param_groups"] for index in group["params"]}
     if strangers := [index for index in held["state"] if index not in indices]:
         raise UserError(f"the optimizer holds state of '{strangers[0]}', which is in none of its groups")
+    for index, buffers in held["state"].items():
+        if not isinstance(buffers, Mapping):
+            raise UserError(f"the optimizer's state of its parameter {index} is a {type(buffers).__name__}")
     for group in held["param_groups"]:
         for key, value in group.items():
             if key != "params" and any(x.numel() > 1 for x in tensors_in(value)):

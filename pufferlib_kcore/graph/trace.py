@@ -688,6 +688,10 @@ class Trace(TorchFunctionMode):
 class _Unfollowed(TorchDispatchMode):
     """Sees what runs below the operations that a trace follows, as scripted functions do."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its compiler on the first operation, seconds for nothing
+
     def __init__(self, trace: Trace):
         super().__init__()
         self.trace = trace
