@@ -1,4 +1,4 @@
-"""Neurons: the whole numbers that stand for them in a trace, one for each element of a tensor.
+"""Neurons: the whole numbers that stand for them in a trace, one for each element of a tensor, on the CPU.
 
 > 0             a neuron
 0               nobody's: an element of its own, which stays where it is
@@ -24,7 +24,7 @@ def free(neurons: Tensor) -> Tensor:
 
 def numbered_inputs(x: Tensor, before: int) -> Tensor:
     """Every element of an input by itself, `before` of them having been numbered.  -> int64, x's shape"""
-    count = torch.arange(x.numel(), device=x.device)
+    count = torch.arange(x.numel())
     return (FIRST_INPUT - before - count).reshape(x.shape)
 
 

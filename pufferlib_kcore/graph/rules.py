@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -77,7 +77,7 @@ def convolved(
         trace.bent.append(units)  # twice as large a channel, with a filter twice as large, is four times so
         learn_sizes((groups,), units)
     else:
-        units = torch.zeros(out.shape[channel], dtype=torch.int64, device=x.device)
+        units = torch.zeros(out.shape[channel], dtype=torch.int64)
         written = [(p, 0) for p in (weight, bias) if p is not None and p.shape[0] == len(units)]
         if written:
             units = trace.write(*written, kind="cnn")
@@ -369,23 +369,31 @@ def repeated(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) ->
     """.split()
 )
 def moved(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> Any:
-    def shadow(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return trace.neurons(value).double()  # exact up to 2^53, and every kind of move knows it
-        return type(value)(shadow(v) for v in value) if isinstance(value, (tuple, list)) else value
+    def shadow(x: Tensor) -> Tensor:
+        return trace.neurons(x).double()  # exact up to 2^53, and every kind of move knows it
 
     first = len(args) if trace.operation == "broadcast_tensors" else 1  # others take indices and sizes, too
-    args = tuple(shadow(value) if i < first else value for i, value in enumerate(args))
-    kwargs = {key: shadow(v) if key in ("tensors", "input") else v for key, v in kwargs.items()}
+    args = tuple(each_tensor(value, shadow if i < first else Tensor.cpu) for i, value in enumerate(args))
+    kwargs = {
+        key: each_tensor(value, shadow if key in ("tensors", "input") else Tensor.cpu)
+        for key, value in kwargs.items()
+    }
     neurons = [ids.long() for ids in tensors_in(trace.func(*args, **kwargs))]
     trace.taken += neurons
     return neurons
 
 
+def each_tensor(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A value, the tensors in its tuples and lists replaced."""
+    if isinstance(value, Tensor):
+        return function(value)
+    return type(value)(each_tensor(v, function) for v in value) if type(value) in (tuple, list) else value
+
+
 @rule("setitem")
 def assigned(trace: Trace, out: Any, x: Tensor, index: Any, value: Any) -> Tensor:
     """x, some of whose elements are another's now."""
-    before = trace.neurons(x)
+    before, index = trace.neurons(x), each_tensor(index, Tensor.cpu)
     after = before.clone()
     if isinstance(value, Tensor):
         after[index] = trace.neurons(value)
@@ -463,7 +471,7 @@ def reduced(trace: Trace, x: Tensor, dims: Iterable[int], counts: bool = True) -
     if counts or any(varies(one) for one in slices):
         trace.protect(neurons, f"{trace.here()} goes over its neurons")
     trace.compared.append(neurons)
-    return torch.zeros(shape, dtype=torch.int64, device=x.device)
+    return torch.zeros(shape, dtype=torch.int64)
 
 
 def meet_themselves(trace: Trace, slices: Tensor) -> bool:

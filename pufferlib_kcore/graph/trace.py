@@ -186,7 +186,7 @@ class Trace(TorchFunctionMode):
         neurons = axis_of(self.neurons(x), dim)
         if neurons is None:
             self.protect(self.neurons(x), f"{self.here()} mixes it with others")
-            return torch.zeros(x.shape[dim], dtype=torch.int64, device=x.device)
+            return torch.zeros(x.shape[dim], dtype=torch.int64)
         return neurons
 
     def spread(self, units: Tensor, out: Tensor, dim: int) -> Tensor:
@@ -199,7 +199,7 @@ class Trace(TorchFunctionMode):
         arguments  what it was made with: its shape may be a module's number, whose meaning is then learned
         """
         self._free.append([size.attribute for size in sizes_in(arguments) if size.attribute is not None])
-        return torch.full(out.shape, -len(self._free), dtype=torch.int64, device=out.device)
+        return torch.full(out.shape, -len(self._free), dtype=torch.int64)
 
     def read(self, parameter: Tensor, dim: int, neurons: Tensor) -> None:
         """An axis of a parameter, or of a view of one, is summed over these neurons."""
@@ -230,12 +230,12 @@ class Trace(TorchFunctionMode):
         units = parameter.shape[dim] // gates
         places = {i: place for i, (p, d) in enumerate(written) if (place := self.axis(p, d))}
         if 0 not in places:  # a computed matrix
-            return torch.zeros(units, dtype=torch.int64, device=parameter.device)
+            return torch.zeros(units, dtype=torch.int64)
         use = self.uses.get(places[0])
         if use is not None and use.role == "out":  # a module that runs again writes the same neurons
             neurons = use.neurons[:units]
         else:
-            neurons = torch.arange(self.count, self.count + units, device=parameter.device)
+            neurons = torch.arange(self.count, self.count + units)
             columns = columns or [Columns((name,)) for name, _ in places.values()]
             name = self._free_name(name, *places[0])
             self.populations.append(Population(name, kind, self.count, units, tuple(columns), gates, step))
@@ -310,7 +310,7 @@ class Trace(TorchFunctionMode):
 
     def nobody(self, out: Any) -> list[Tensor]:
         """The neurons of results that hold nobody's value."""
-        return [torch.zeros(x.shape, dtype=torch.int64, device=x.device) for x in tensors_in(out)]
+        return [torch.zeros(x.shape, dtype=torch.int64) for x in tensors_in(out)]
 
     def leave(self, given: Any, out: Any, why: str, cure: str) -> list[Tensor]:
         """Hold what was given to the operation that is running, if the user said to ignore it; else refuse.
@@ -540,7 +540,7 @@ class Trace(TorchFunctionMode):
         self.touched |= named
         sources = frozenset().union(*map(self.sources, given))
         for x in results:
-            shadow = Shadow(torch.zeros(x.shape, dtype=torch.int64, device=x.device), sources)
+            shadow = Shadow(torch.zeros(x.shape, dtype=torch.int64), sources)
             if any(x is y for y in given):
                 self._write_through(x, shadow)
             self._keep(x, shadow)
@@ -629,7 +629,7 @@ class Trace(TorchFunctionMode):
             self._keep(x, Shadow(neurons.expand(x.shape), shadow.sources))
         elif id(x) not in self._shadows:
             name, long = self.name(x), [dim for dim, size in enumerate(x.shape) if size > 1]
-            neurons = torch.zeros(x.shape, dtype=torch.int64, device=x.device)
+            neurons = torch.zeros(x.shape, dtype=torch.int64)
             sources = frozenset[int]()
             if name and x.is_floating_point() and len(long) == 1:  # it acts as a bias or a scale does
                 neurons = self.spread(self.write((x, long[0]), kind="linear", name=name), x, long[0])
