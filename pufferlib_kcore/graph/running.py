@@ -30,7 +30,7 @@ def aside(policy: nn.Module) -> Iterator[None]:
         module._buffers.update({name: x if x is None else x.clone() for name, x in buffers.items()})
         vars(module).update({n: _own(x) for n, x in attributes.items() if not n.startswith("_")})
     try:
-        with torch.random.fork_rng(devices=[]), uncompiled():
+        with chance_kept(policy), uncompiled():
             yield
     finally:
         for module, attributes, buffers in kept:
@@ -44,6 +44,21 @@ def _own(value: Any) -> Any:
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return value.clone()
     return copy.copy(value) if type(value) in (list, dict, set, deque) else value
+
+
+@contextmanager
+def chance_kept(policy: nn.Module, seed: int | None = None) -> Iterator[None]:
+    """A block that leaves the generators of the CPU and of the policy's GPUs as they are.
+
+    seed  these start from within
+    """
+    gpus = sorted({p.get_device() for p in policy.parameters() if p.is_cuda})
+    with torch.random.fork_rng(devices=gpus):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)
+            for gpu in gpus:
+                torch.cuda.default_generators[gpu].manual_seed(seed)
+        yield
 
 
 def uncompiled() -> AbstractContextManager[object]:

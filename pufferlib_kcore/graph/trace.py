@@ -22,7 +22,15 @@ from pufferlib_kcore.fibration.refinement import Columns
 from pufferlib_kcore.graph.macs import MACS, plus
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.neurons import FIRST_INPUT, FREE, axis_of, free, numbered_inputs, varies
-from pufferlib_kcore.graph.running import caller, is_script, is_torchs, line_of, place_of, uncompiled
+from pufferlib_kcore.graph.running import (
+    caller,
+    chance_kept,
+    is_script,
+    is_torchs,
+    line_of,
+    place_of,
+    uncompiled,
+)
 from pufferlib_kcore.graph.sizes import Attribute, Origin, Size, learn_sizes, sizes_in, tagged_shape
 
 RULES: dict[str, Callable] = {}  # operation -> rule(trace, out, *args, **kwargs) -> neurons of out
@@ -381,7 +389,7 @@ class Trace(TorchFunctionMode):
                 before = module.register_forward_pre_hook(lambda *_, name=name: self._path.append(name))
                 after = module.register_forward_hook(lambda *_: (self._path.pop(), None)[1])
                 stack.callback(before.remove), stack.callback(after.remove)
-            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(chance_kept(self.policy))
             stack.enter_context(uncompiled())
             stack.enter_context(torch.no_grad())
             stack.enter_context(self)

@@ -20,7 +20,7 @@ from pufferlib_kcore.fibration.quotient import Merge, Table
 from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.network import Network, Outputs, network_of
-from pufferlib_kcore.graph.running import aside, line_of
+from pufferlib_kcore.graph.running import aside, chance_kept, line_of
 
 TOLERANCE = 5e-3  # of the largest output: far above rounding, below what a wrong width changes
 NOISY = {"rand", "randn", "rand_like", "randn_like", "normal", "bernoulli", "uniform", "exponential"}
@@ -112,8 +112,7 @@ def _shaken(policy: nn.Module, table: Table) -> nn.Module:
 
 
 def _answers(policy: nn.Module, inputs: tuple, method: str, outputs: Outputs) -> list[Tensor]:
-    with torch.no_grad(), aside(policy), _Still():
-        torch.default_generator.manual_seed(0)
+    with torch.no_grad(), aside(policy), chance_kept(policy, seed=0), _Still():
         output = getattr(policy, method)(*inputs)
         return list(tensors_in(output if outputs is None else outputs(output)))
 
