@@ -158,9 +158,10 @@ def by_threshold() -> None:
             for threshold in THRESHOLDS:
                 work.clear()
                 seconds, found = timed(engine, policy, network, threshold, False)
+                fibers = found["recurrent"].max() + 1
                 print(
                     f"{name:12} at {threshold:<6} {len(work):3} linkages, the work of {sum(work):5.2f} of "
-                    f"2,048 rows, {seconds:5.2f} CPU seconds; fibers of the LSTM: {found['recurrent'].max() + 1}"
+                    f"2,048 rows, {seconds:5.2f} CPU seconds; fibers of the LSTM: {fibers}"
                 )
     finally:
         coloring.linkage = linkage
