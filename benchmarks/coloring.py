@@ -6,6 +6,11 @@ Conv 32-64-64, linear 512, LSTM 512: 2,048 gate rows of 1,024 weights. Half of t
 copies, so that every round of the LSTM finds more to split. Both sides must find the same fibers. Then LSTMs
 of up to 4,096 units, each in a process of its own: time, peak memory, and growth with rows^2 x columns.
 Writes benchmarks/coloring/results.json and coloring.png.
+
+    OMP_NUM_THREADS=1 python benchmarks/coloring.py --by-threshold
+
+The engine's own mode, to the end, on this policy and on one that is untrained: at each threshold how many
+linkages it takes, their work in linkages of 2,048 rows, and CPU seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +38,7 @@ from pufferlib_kcore.environments.quiet import ignore_pynvml, quiet  # noqa: E40
 
 ignore_pynvml()
 
-from pufferlib_kcore.fibration import refinement  # noqa: E402
+from pufferlib_kcore.fibration import coloring, refinement  # noqa: E402
 from pufferlib_kcore.fibration.partition import number  # noqa: E402
 from pufferlib_kcore.fibration.refinement import Rows, color_spaces  # noqa: E402
 from pufferlib_kcore.graph.network import Network, network_of  # noqa: E402
@@ -43,8 +48,8 @@ with quiet():
     import pufferlib.models
 
 
-def beam_rider(seed: int = 0) -> tuple[torch.nn.Module, tuple]:
-    """PufferLib's policy for BeamRider, with planted near copies; and inputs to trace it with."""
+def beam_rider(seed: int = 0, copies: bool = True) -> tuple[torch.nn.Module, tuple]:
+    """PufferLib's policy for BeamRider, perhaps with planted near copies; and inputs to trace it with."""
     torch.manual_seed(seed)
     env: Any = SimpleNamespace(single_observation_space=SimpleNamespace(shape=(1, 105, 80)))
     env.single_action_space = SimpleNamespace(n=9)
@@ -54,7 +59,7 @@ def beam_rider(seed: int = 0) -> tuple[torch.nn.Module, tuple]:
         for name, p in policy.named_parameters():
             gates = p.unflatten(0, (4 if "recurrent" in name else 1, -1))
             half = gates.shape[1] // 2
-            if half > 4 and p.ndim > 1:
+            if copies and half > 4 and p.ndim > 1:
                 noise = torch.randn_like(gates[:, :half]) * gates.std()
                 gates[:, half : 2 * half] = gates[:, :half] + 0.3 * noise
     return policy, (torch.zeros(2, 1, 105, 80, dtype=torch.uint8), None)
@@ -98,11 +103,13 @@ def recipe(policy: torch.nn.Module, threshold: float, rounds: int) -> dict[str, 
     return found | {"recurrent": hidden}
 
 
-def engine(policy: torch.nn.Module, network: Network, threshold: float) -> dict[str, np.ndarray]:
+def engine(
+    policy: torch.nn.Module, network: Network, threshold: float, published: bool = True
+) -> dict[str, np.ndarray]:
     """The same by the engine."""
     thresholds = {space.name: threshold for space in network.spaces}
     fibers = color_spaces(
-        network.spaces, dict(policy.named_parameters()), network.table, thresholds, published=True
+        network.spaces, dict(policy.named_parameters()), network.table, thresholds, published
     )
     return {space.name: fibers[space.name].labels for space in network.spaces if not space.whole}
 
@@ -134,6 +141,33 @@ def rounds_of_lstm(policy: torch.nn.Module, network: Network, threshold: float) 
     return times
 
 
+def by_threshold() -> None:
+    """Print what coloring to the end costs at thresholds from 0 to 2."""
+    work: list[float] = []
+    linkage = coloring.linkage
+
+    def counted(distances: np.ndarray, *args: Any) -> np.ndarray:
+        work.append(len(distances) / (2048 * 2047 / 2))
+        return linkage(distances, *args)
+
+    coloring.linkage = counted
+    try:
+        for name, copies in (("near copies", True), ("untrained", False)):
+            policy, inputs = beam_rider(copies=copies)
+            network = network_of(policy, inputs)
+            for threshold in THRESHOLDS:
+                work.clear()
+                seconds, found = timed(engine, policy, network, threshold, False)
+                fibers = found["recurrent"].max() + 1
+                print(
+                    f"{name:12} at {threshold:<6} {len(work):3} linkages, the work of {sum(work):5.2f} of "
+                    f"2,048 rows, {seconds:5.2f} CPU seconds; fibers of the LSTM: {fibers}"
+                )
+    finally:
+        coloring.linkage = linkage
+
+
+THRESHOLDS = (0, 1e-6, 0.1, 0.3, 0.5, 0.9, 1.0, 1.02, 1.1, 1.5, 2)
 LARGE = (512, 1024, 2048, 4096)  # units
 
 
@@ -187,10 +221,14 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--by-threshold", action="store_true")
     parser.add_argument("--large", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.large:
         print(json.dumps(large(args.large)))
+        return
+    if args.by_threshold:
+        by_threshold()
         return
 
     policy, inputs = beam_rider()

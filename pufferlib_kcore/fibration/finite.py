@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
 
@@ -22,3 +23,15 @@ def finite(x: Any, where: str, cure: str = DIVERGED) -> None:
         wrong = "NaN" if x.isnan().any() else "infinity"
         count = "" if x.ndim == 0 else f" in {int((~good).sum())} of its {x.numel()} numbers"
         raise UserError(f"{where} holds {wrong}{count}: {cure}")
+
+
+def finite_policy(policy: nn.Module, merged: Collection[str], cure: str = DIVERGED) -> None:
+    """Nothing, where every parameter of a policy is finite, and every buffer.
+
+    merged  names of parameters and buffers that a merge may touch; other buffers may hold infinity (a mask)
+    Raises UserError.
+    """
+    for name, parameter in policy.named_parameters():
+        finite(parameter, name, cure)
+    for name, buffer in policy.named_buffers():
+        finite(buffer if name in merged else buffer.masked_fill(buffer.isinf(), 0), name, cure)

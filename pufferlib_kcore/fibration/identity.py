@@ -21,7 +21,7 @@ def rounding(terms: np.ndarray, eps: np.ndarray | float, least: np.ndarray | flo
     """
     size = terms.mean(axis=1, keepdims=True)
     usual = size * (terms / np.where(size > 0, size, 1)).mean(axis=0)
-    return ULPS * eps * np.maximum(terms, least) + MORE * np.finfo(float).eps * usual
+    return eps * np.maximum(ULPS * terms, least) + MORE * np.finfo(float).eps * usual
 
 
 def same(rows: np.ndarray, slack: np.ndarray, within: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from pufferlib_kcore.fibration.partition import meet, number, one_block, singlet
 from pufferlib_kcore.fibration.quotient import FOLD, Fibers, Merge, Table, Tensors, carry, wide
 from pufferlib_kcore.fibration.recurrent import Join, State, Step, add, plain_step
 
-CLUSTERINGS = 10  # of a space on a cycle above threshold 0; after these its fibers are only split
+CLUSTERINGS = 8  # of a space on a cycle above threshold 0; after these its fibers are only split
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def refine(
     reads have changed.
 
     At threshold 0 the end is exact: rows of one fiber agree, folded by the fibers that were found. Above it,
-    where nothing is exact, spaces are clustered anew for at most 10 rounds, each of which costs rows^2 (where
+    where nothing is exact, spaces are clustered anew for at most 8 rounds, each of which costs rows^2 (where
     they come back to where they were, that is the end). What is not at rest by then is only split, by `part`,
     until each row is on average within the threshold of its fiber's rows: at most as many rounds as there are
     units, each of which costs as much as reading the rows.
@@ -306,7 +306,7 @@ class Rows:
             if s.role == "out" and s.space == self.space.name
         )
         gates, units = self.producer.gates, self.space.units
-        x = x.movedim(dim, 0).reshape(gates, written.outer // gates, units, -1)
+        x = x.movedim(dim, 0).reshape(gates, max(written.outer // gates, 1), units, -1)
         rows = x.transpose(1, 2).reshape(gates * units, -1).contiguous()
         if own.is_complex():
             rows = rows.repeat_interleave(2, 1) if sizes else torch.view_as_real(rows).flatten(1)

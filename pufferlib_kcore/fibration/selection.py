@@ -22,6 +22,14 @@ class Reader:
 
     covariance: Tensor  # (n, n) float64, of the units' activations
     metric: Tensor  # (n, n) float64, W^T W of the layer's matrix W, over all of its rows and places
+    rounding: Tensor | float = 0.0  # (n,) the variance that rounding alone gives a constant unit
+
+    def moving(self) -> Tensor:
+        """Units that are not constant.  -> (n,) of bool"""
+        variance = self.covariance.diagonal()
+        return variance > torch.maximum(
+            STILL * variance.max(), torch.as_tensor(self.rounding, dtype=torch.float64)
+        )
 
 
 def select(readers: Sequence[Reader], threshold: float = 0.0) -> np.ndarray:
@@ -40,7 +48,7 @@ def select(readers: Sequence[Reader], threshold: float = 0.0) -> np.ndarray:
     weighed = [m @ c for m, c in zip(metrics, residuals, strict=True)]
     picked: list[int] = []
     units = len(variances[0])
-    moving = [v > STILL * v.max() for v in variances]
+    moving = [r.moving() for r in readers]
     for _ in range(units):
         gain, needed = torch.zeros(units, dtype=torch.float64), torch.zeros(units, dtype=torch.bool)
         for residual, variance, weigh, moves in zip(residuals, variances, weighed, moving, strict=True):
@@ -69,12 +77,19 @@ def ranked(readers: Sequence[Reader], threshold: float = 0.0) -> tuple[np.ndarra
 
 
 def gather(readers: Sequence[Reader], picked: np.ndarray) -> Merge:
-    """Give every unit to the picked one that it moves with most.  Fibers are numbered by first member."""
-    covariance = sum(r.covariance / r.covariance.diagonal().mean().clamp_min(1e-300) for r in readers)
-    assert isinstance(covariance, Tensor)
-    variance = covariance.diagonal().clamp_min(1e-300)
-    shared = covariance[:, picked] / variance[picked]
-    nearest = (shared.abs() * variance[picked].sqrt()).argmax(1).numpy()
+    """Give every unit to the picked one that it moves with most.  Fibers are numbered by first member.
+
+    A unit that is constant for all readers has gain 0: it is left to their biases.
+    """
+    covariance = torch.zeros_like(readers[0].covariance)
+    for reader in readers:
+        moving = reader.moving().double()
+        moved = reader.covariance * torch.outer(moving, moving)
+        covariance += moved / moved.diagonal().mean().clamp_min(1e-300)
+    variance = covariance.diagonal()[picked]
+    shared = covariance[:, picked] / torch.where(variance > 0, variance, torch.inf)
+    nearest = (shared.abs() * variance.sqrt()).argmax(1).numpy()
     nearest[picked] = np.arange(len(picked))
     gain = shared.numpy()[np.arange(len(nearest)), nearest]
+    gain[picked] = 1
     return Merge.onto(number(nearest), picked, gain)

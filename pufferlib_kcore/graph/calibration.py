@@ -10,7 +10,10 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.fibration.finite import finite
 from pufferlib_kcore.fibration.quotient import PICK, Fibers, Segment, carry
+from pufferlib_kcore.fibration.refinement import reads
 from pufferlib_kcore.fibration.selection import Reader
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.network import Network, Outputs, network_of
@@ -18,27 +21,53 @@ from pufferlib_kcore.graph.recording import Call, Recorder
 from pufferlib_kcore.graph.states import cut_states
 
 Inputs = Sequence[tuple]  # positional arguments of the method, call by call
-RIDGE = 1e-5  # of the refit, in parts of the inputs' mean square
+RIDGE = 1e-5  # of the refit, in parts of the inputs' variance
+LEAST = 1e-11  # the same, in parts of what the normal equations hold
+ROUNDINGS = 4  # a unit that deviates by no more of them from its mean, in its dtype, is constant
 
 
 def readers_of(
     policy: nn.Module, network: Network, calibrate: Inputs, method: str
 ) -> dict[str, list[Reader]]:
-    """For each space that recorded layers read, what each of them receives on these inputs."""
-    sums: dict[tuple[str, str], _Sums] = {}
-    for inputs in calibrate:
-        for call in Recorder(policy).run(method, inputs)[1]:
+    """For each space that recorded layers read, what each of them receives on these inputs.
+
+    Where all that reads a space has a bias, which makes up for constants, covariances are about the mean;
+    else about 0, so that a constant is something to be made up, too.
+    """
+    moments: dict[tuple[str, int], _Moments] = defaultdict(_Moments)  # of each stretch of a weight's columns
+    biased: dict[str, bool] = {}
+    for calls in recorded(policy, calibrate, method):
+        for call in calls:
             for weight, x in zip(call.weights, call.inputs, strict=True):
-                for segment, part in _parts(network, weight, x):
+                biased[weight] = bool(call.biases)
+                for place, (segment, part) in enumerate(_parts(network, weight, x)):
                     if not network[segment.space or ""].whole:
-                        sums.setdefault((segment.space or "", weight), _Sums()).add(part)
+                        moments[weight, place].add(part)
     readers = defaultdict(list)
     parameters = dict(policy.named_parameters())
-    for (space, weight), seen in sums.items():
-        rows = parameters[weight].detach().double().flatten(1)
-        reads = torch.cat([p for s, p in _parts(network, weight, rows) if s.space == space], 1)
-        readers[space].append(Reader(seen.covariance(), torch.einsum("rpu,rpv->uv", reads, reads)))
+    for (weight, place), seen in moments.items():
+        columns = list(_parts(network, weight, parameters[weight].detach().double().flatten(1)))
+        space, read = columns[place][0].space or "", columns[place][1]
+        centered = all(biased.get(name) for name in network.table if space in reads([name], network.table))
+        metric = torch.einsum("rpu,rpv->uv", read, read)
+        readers[space].append(Reader(seen.products(centered) / seen.count, metric, seen.rounding()))
     return dict(readers)
+
+
+def recorded(policy: nn.Module, calibrate: Inputs, method: str) -> Iterator[list[Call]]:
+    """The calls of a policy's layers on each of these inputs.  Raises UserError for NaN and infinity"""
+    cure = "calibrate on states on which the policy computes finite numbers"
+    for number, inputs in enumerate(calibrate):
+        calls = Recorder(policy).run(method, inputs)[1]
+        for call in calls:
+            if not len(call.targets):
+                raise UserError(
+                    f"recorded inputs [{number}] hold no state: {call.weights[0]} reads nothing there"
+                )
+            for weight, x in zip(call.weights, call.inputs, strict=True):
+                finite(x, f"what {weight} reads on recorded inputs [{number}]", cure)
+            finite(call.targets, f"what {call.weights[0]} computes on recorded inputs [{number}]", cure)
+        yield calls
 
 
 def _parts(network: Network, weight: str, x: Tensor) -> Iterator[tuple[Segment, Tensor]]:
@@ -51,21 +80,46 @@ def _parts(network: Network, weight: str, x: Tensor) -> Iterator[tuple[Segment, 
             yield segment, part.movedim(2, 3).flatten(1, 2)
 
 
-class _Sums:
-    """Running moments of a space's activations, (N, places, units) at a time."""
+class _Moments:
+    """Running means of x and y, (N, places, units) each, and the sum of their products about these.
+
+    Means of parts are joined, so that nothing large and constant has to cancel (Chan et al., 1979, "Updating
+    formulae and a pairwise algorithm for computing sample variances"); and all is counted from the first of
+    them, so that constants are 0 exactly.
+    """
 
     def __init__(self) -> None:
-        self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
+        self.count, self.eps = 0, 0.0
 
-    def add(self, x: Tensor) -> None:
-        x = x.double()
-        self.count += len(x)
-        self.total = self.total + x.sum(0)
-        self.squares = self.squares + torch.einsum("npu,npv->uv", x, x)
+    def add(self, *xs: Tensor) -> None:
+        """x and y, or x alone, which is y as well."""
+        if not self.count:
+            self.first = [x[0].double() for x in xs]
+            self.mean = [torch.zeros_like(first) for first in self.first]
+            self.scatter = self.mean[0].new_zeros(xs[0].shape[-1], xs[-1].shape[-1])
+            self.eps = torch.finfo(xs[0].dtype).eps
+        part = len(xs[0]) / (self.count + len(xs[0]))
+        own = [x - first for x, first in zip(xs, self.first, strict=True)]  # in float64
+        means = [x.mean(0) for x in own]
+        apart = [mean - before for mean, before in zip(means, self.mean, strict=True)]
+        own = [x.sub_(mean) for x, mean in zip(own, means, strict=True)]
+        self.scatter += torch.einsum("npu,npv->uv", own[0], own[-1])
+        self.scatter += self.count * part * apart[0].T @ apart[-1]
+        self.mean = [before + part * off for before, off in zip(self.mean, apart, strict=True)]
+        self.count += len(xs[0])
 
-    def covariance(self) -> Tensor:
-        """(units, units), over inputs at each place, added up over places."""
-        return (self.squares - self.total.T @ self.total / self.count) / self.count
+    def means(self) -> list[Tensor]:
+        """Of x and y, (places, units) each."""
+        return [first + mean for first, mean in zip(self.first, self.mean, strict=True)]
+
+    def products(self, centered: bool = False) -> Tensor:
+        """The sum of products about the means, or about 0.  -> (units, units)"""
+        means = self.means()
+        return self.scatter if centered else self.scatter + self.count * means[0].T @ means[-1]
+
+    def rounding(self) -> Tensor:
+        """The variance that rounding alone gives an x that is constant.  -> (units,)"""
+        return (ROUNDINGS * self.eps) ** 2 * self.products().diagonal() / self.count
 
 
 def smaller_inputs(
@@ -92,7 +146,7 @@ class Targets:
 
     def __init__(self, policy: nn.Module, calibrate: Inputs, method: str):
         self.policy, self.calibrate, self.method = policy, calibrate, method
-        self.calls = [_targets_only(Recorder(policy).run(method, inputs)[1]) for inputs in calibrate]
+        self.calls = [_targets_only(calls) for calls in recorded(policy, calibrate, method)]
         self.keys = list(dict.fromkeys(call.weights for calls in self.calls for call in calls))
 
 
@@ -118,7 +172,7 @@ def refit(smaller: nn.Module, network: Network, fibers: Fibers, targets: Targets
                 if our.state is not None:
                     x[our.state] = _picked(their.inputs[0], network.table[key[our.state]][1], fibers)
                 wanted = _picked(their.targets, network.table[key[0]][0], fibers)
-                fit.add(x, wanted - sum(bias.detach() for bias in biases), bool(biases))
+                fit.add(x, wanted - sum(bias.detach() for bias in biases))
         fit.solve(biases)
 
 
@@ -137,30 +191,41 @@ def _whole(shape: Sequence[int]) -> Iterator[tuple[Segment]]:
 
 
 class _Fit:
-    """Normal equations of a correction to some matrices that add up to one target."""
+    """A least-squares correction to some matrices that add up to one target."""
 
     def __init__(self, weights: Sequence[Tensor]):
-        self.weights = weights
-        size = sum(prod(weight.shape[1:]) for weight in weights) + 1
-        self.gram = torch.zeros(size, size, dtype=torch.float64)
-        self.errors = torch.zeros(size, len(weights[0]), dtype=torch.float64)
+        self.weights, self.moments = weights, _Moments()
 
-    def add(self, inputs: Sequence[Tensor], targets: Tensor, biased: bool) -> None:
+    def matrix(self) -> Tensor:
+        """The matrices side by side.  -> (rows, columns) float64"""
+        return torch.cat([weight.detach().double().flatten(1) for weight in self.weights], 1)
+
+    def add(self, inputs: Sequence[Tensor], targets: Tensor) -> None:
         """inputs: (N, columns) for each matrix;  targets: (N, rows), biases taken off"""
-        x = torch.cat([x.double() for x in inputs], 1)
-        now = torch.cat([weight.detach().double().flatten(1) for weight in self.weights], 1)
-        x, error = torch.cat([x, x.new_full((len(x), 1), float(biased))], 1), targets.double() - x @ now.T
-        self.gram += x.T @ x
-        self.errors += x.T @ error
+        x = torch.cat(list(inputs), 1)
+        error = targets.double() - x.double() @ self.matrix().T
+        self.moments.add(x[:, None], torch.cat([x.double(), error], 1)[:, None])
 
     def solve(self, biases: Sequence[Tensor]) -> None:
-        """Add the correction to the matrices and to the first bias."""
-        square = float(self.gram.diagonal()[:-1].mean())
-        ridge = torch.full((len(self.gram),), max(RIDGE * square, 1e-12), dtype=torch.float64)
-        ridge[-1] = max(1e-9 * float(self.gram[-1, -1]), 1e-12)
-        correction = torch.linalg.solve(self.gram + torch.diag(ridge), self.errors).T
+        """Correct the matrices, and then the first bias, which takes all of the mean error that is left.
+
+        Columns that are constant are left to it; without a bias the matrices have to take the mean as well.
+        """
+        if not self.moments.count:
+            return
+        before, products = self.matrix(), self.moments.products(centered=bool(biases))
+        gram, errors = products.split([len(products), len(before)], 1)
+        sizes = (
+            RIDGE * self.moments.products(centered=True).diagonal(),
+            self.moments.rounding() * self.moments.count,
+            LEAST * gram.diagonal(),
+        )
+        ridge = max(float(size.mean()) for size in sizes) or 1.0
+        correction = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), errors).T
         columns = [prod(weight.shape[1:]) for weight in self.weights]
-        for weight, part in zip(self.weights, correction[:, :-1].split(columns, 1), strict=True):
+        for weight, part in zip(self.weights, correction.split(columns, 1), strict=True):
             weight.data += part.reshape(weight.shape).to(weight.dtype)
+        _, means = self.moments.means()
+        x, error = means.split([len(products), len(before)], 1)
         for bias in biases[:1]:
-            bias.data += correction[:, -1].to(bias.dtype)
+            bias.data += (error - x @ (self.matrix() - before).T)[0].to(bias.dtype)

@@ -12,6 +12,7 @@ from torch import nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
+from pufferlib_kcore.fibration.finite import finite_policy
 from pufferlib_kcore.fibration.partition import split_to
 from pufferlib_kcore.fibration.quotient import Merge
 from pufferlib_kcore.fibration.refinement import Space, color_spaces
@@ -66,7 +67,8 @@ def collapse(
 
     example_inputs  positional arguments of `method`, such as (observations, None), or its one argument
     threshold       cosine distance in [0, 2] for all, or {kind or space: distance}, where "default" stands
-                    for what is not named (0.3). 0 merges only what is identical, 2 whole spaces.
+                    for what is not named (0.3). 0 merges only what is identical, to the rounding of its
+                    dtype; what is above counts as 1e-6 at least; 2 merges whole spaces.
     value           path of the value in the output where it is not the second of two or three
     ignore          spaces or modules to leave whole
     published       the published recipe: five rounds on a recurrent layer, without its biases
@@ -79,13 +81,15 @@ def collapse(
                     can make it up from those kept, to the distance `threshold`
     round_to        widths are multiples of this, as hardware may like, or all units
     outputs         function of what `method` returns: the tensors in it, where that is an object
-    Raises UserError for thresholds out of range, names that mean nothing, and policies that cannot be traced.
+    Raises UserError for thresholds out of range, names that mean nothing, policies that cannot be traced, and
+    NaN or infinity in weights or in what layers compute on the recorded inputs.
     """
     if colors not in COLORS or colors == "activations" and not calibrate:
         raise UserError(f"colors={colors!r}: expected {COLORS}, and for activations inputs to calibrate on")
     example_inputs, calibrate = arguments(example_inputs), [arguments(one) for one in calibrate]
     network = network_of(policy, example_inputs, method, value, ignore, outputs)
     thresholds = thresholds_of(threshold, network.spaces)
+    finite_policy(policy, network.table)
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
     by_weights = color_spaces(
         network.spaces, tensors, network.table, thresholds, published, colors == "faithful"
@@ -125,14 +129,18 @@ def finish(
     outputs: Outputs = None,
 ) -> Collapse:
     """Merge as told: build the smaller policy, refit it, check and report it."""
+    finite_policy(policy, network.table)
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
     widths = {name: int(merge.labels.max()) + 1 for name, merge in merges.items()}
     merged = {name: merge for name, merge in merges.items() if widths[name] < len(merge.labels)}
     smaller_tensors = quotient.carry_all(tensors, network.table, merged, maps)
     smaller = rebuild(policy, network, smaller_tensors, widths)
+    cure = "merged weights are beyond its dtype, so collapse it in float32"
+    finite_policy(smaller, network.table, cure)
     found = check(policy, smaller, network, merged, example_inputs, method, ignore, outputs)
     if calibrate and merged:
         refit(smaller, network, merged, Targets(policy, calibrate, method))
+        finite_policy(smaller, network.table, cure)
     reasons = {space.name: space.whole or (notes or {}).get(space.name) for space in network.spaces}
     report = make_report(network, policy, smaller, widths, reasons, found.macs)
     kinds = {space.name: space.kind for space in network.spaces}

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from pufferlib_kcore.fibration.finite import finite, finite_policy
 from pufferlib_kcore.graph.calibration import Inputs, smaller_inputs
 from pufferlib_kcore.graph.collapsing import Collapse
 from pufferlib_kcore.graph.copying import copy_of
-from pufferlib_kcore.graph.faithfulness import Answers, divergence, kl_of
+from pufferlib_kcore.graph.faithfulness import Answers, divergence, kl_of, variance_of
 from pufferlib_kcore.graph.nested import arguments
 from pufferlib_kcore.graph.network import Outputs
 
@@ -39,17 +40,21 @@ def distill(
     held_out  others; of the policies on the way, the first included, that with the least KL on these is taken
     steps     of Adam, the learning rate falling to 0
 
+    Raises UserError for NaN or infinity in a policy, in what it answers, and in a gradient.
+
     No environment and no rewards: the loss is the KL of the actions, plus half the squared error of the
     values in parts of their variance (Rusu et al., 2016, "Policy distillation").
     """
     places: dict[str, Any] = dict(method=method, value=value, actions=actions, outputs=outputs)
     inputs, held_out = ([arguments(one) for one in some] for some in (inputs, held_out))
+    for one in (policy, collapse.policy):
+        finite_policy(one, collapse.network.table)
     policy = copy_of(policy)
     smaller, merges = copy_of(collapse.policy), collapse.merges
     with torch.no_grad():
         theirs = [Answers(policy, [x], **places) for x in inputs]
     ours = smaller_inputs(policy, inputs, collapse.network, merges, method, outputs)
-    variance = torch.cat([t.values for t in theirs]).var().clamp_min(1e-12)
+    variance = variance_of(torch.cat([t.values for t in theirs]))
     optimizer = torch.optim.Adam(smaller.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     best, kept = torch.inf, collapse.policy
@@ -65,6 +70,8 @@ def distill(
             loss = loss + (answers.values - target.values).square().mean() / variance / 2
         optimizer.zero_grad()
         loss.backward()  # type: ignore[union-attr]
+        for name, parameter in smaller.named_parameters():
+            finite(parameter.grad, f"the gradient of {name} in step {done} of distillation")
         nn.utils.clip_grad_norm_(smaller.parameters(), MAX_NORM)
         optimizer.step()
         schedule.step()

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Normal, kl_divergence
 
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.fibration.finite import finite, finite_policy
 from pufferlib_kcore.fibration.quotient import Fibers
 from pufferlib_kcore.graph.calibration import Inputs, smaller_inputs
 from pufferlib_kcore.graph.copying import copy_of
-from pufferlib_kcore.graph.nested import arguments
+from pufferlib_kcore.graph.nested import arguments, tensors_in
 from pufferlib_kcore.graph.network import Network, Outputs, at_path, value_of
 from pufferlib_kcore.graph.running import aside
 
@@ -50,15 +51,17 @@ def divergence(
     network, fibers  of the collapse, from which the smaller policy's state at the start follows
     value            path of the value in the output; None: the second of two or three
     actions          path of the actions: logits (.., n), a list of such, or a torch Distribution
-    Raises UserError where the output has no such actions.
+    Raises UserError where the output has no such actions, and where actions or values are not finite.
     """
+    for one in (policy, smaller):
+        finite_policy(one, network.table)
     inputs = [arguments(one) for one in inputs]
     cut = smaller_inputs(policy, inputs, network, fibers, method, outputs)
     theirs = Answers(policy, inputs, method, value, actions, outputs)
-    ours = Answers(smaller, cut, method, value, actions, outputs)
+    ours = Answers(smaller, cut, method, value, actions, outputs, "the collapsed policy")
     kl = sum(kl_of(a, b).mean() for a, b in zip(theirs.actions, ours.actions, strict=True))
     look = sum(kl_of(a, _mean(a)).mean() for a in theirs.actions)
-    error = (theirs.values - ours.values).square().mean() / theirs.values.var().clamp_min(1e-12)
+    error = (theirs.values - ours.values).square().mean() / variance_of(theirs.values)
     return Divergence(float(kl), float(error), float(look))
 
 
@@ -73,16 +76,27 @@ class Answers:
         value: Any,
         actions: Any,
         outputs: Outputs = None,
+        whose: str = "the policy",
     ):
         with aside(policy):
             answers = [getattr(policy, method)(*copy_of(x)) for x in inputs]
         if outputs is not None:
             answers = [outputs(answer) for answer in answers]
+        found = [a if isinstance(a, Tensor) else at_path(a, actions) for a in answers]
+        for number, answer in enumerate(answers):
+            for x in tensors_in([found[number], value_of(answer, value)]):
+                x = x.masked_fill(x.isneginf(), 0)  # the logit of an action that is masked
+                finite(x, f"what {whose} returns for inputs [{number}]", "its actions cannot be compared")
         values = [v.double().flatten() for a in answers for v in [value_of(a, value)] if v is not None]
         self.has_values = bool(values)
         self.values = torch.cat(values) if values else torch.full((2,), torch.nan)
-        parts = [_parts(a if isinstance(a, Tensor) else at_path(a, actions)) for a in answers]
-        self.actions = [_joined(part) for part in zip(*parts, strict=True)]
+        self.actions = [_joined(part) for part in zip(*map(_parts, found), strict=True)]
+
+
+def variance_of(values: Tensor) -> Tensor:
+    """Above 0, where values hardly vary, or are one."""
+    least = (1e-8 * values.square().mean()).clamp_min(1e-12)
+    return torch.maximum(values.var(correction=min(1, len(values) - 1)), least)
 
 
 def _parts(actions: Any) -> list[Distribution]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
+from pufferlib_kcore.fibration.finite import finite_policy
 from pufferlib_kcore.fibration.quotient import Merge
 from pufferlib_kcore.fibration.selection import Reader, gather, ranked
 from pufferlib_kcore.graph.calibration import Inputs, Targets, readers_of, refit
@@ -67,7 +68,8 @@ def search(
     target_params  end as soon as so many of the parameters are left, as a part in (0, 1]
     round_to       widths are multiples of this, where a space has that many units
     watch          called with each point of the frontier
-    Raises UserError without a budget, or where the policy has nothing to merge.
+    Raises UserError without a budget or recorded inputs, where the policy has nothing to merge, and for NaN
+    or infinity in its weights or in what it computes on these inputs.
     """
     if max_kl is None and target_params is None:
         raise UserError("a search needs a budget: max_kl, target_params or both")
@@ -77,9 +79,12 @@ def search(
         )
     if max_kl is not None and not max_kl >= 0:
         raise UserError(f"max_kl is {max_kl}: expected nats, 0 or more")
+    if not calibrate or not held_out:
+        raise UserError("a search needs recorded inputs, to calibrate on and held out: one list is empty")
     example_inputs = arguments(example_inputs)
     calibrate, held_out = ([arguments(one) for one in some] for some in (calibrate, held_out))
     network = network_of(policy, example_inputs, method, value, ignore, outputs)
+    finite_policy(policy, network.table)
     readers = readers_of(policy, network, calibrate, method)
     if not readers:
         raise UserError(f"nothing in {type(policy).__name__} can be merged: see `spaces` for the reasons")

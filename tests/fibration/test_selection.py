@@ -1,5 +1,7 @@
 """Selection: what is picked makes up the rest, and nothing is picked that others make up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,28 @@ def test_constant_units_cost_nothing_and_a_dead_space_keeps_one():
     x[:, 1] = 5
     assert sorted(select([reader(x, torch.eye(3).double())])) == [0, 2]
     assert list(select([reader(torch.ones(10, 3).double(), torch.eye(3).double())])) == [0]
+
+
+def test_what_rounding_alone_moves_is_constant():
+    x = torch.cat([random(300, 2), 5 + 1e-4 * random(300, 2, seed=1)], 1)
+    one = reader(x, torch.eye(4).double())
+    assert one.moving().all()
+    one = replace(one, rounding=torch.full((4,), 1e-6).double())
+    assert one.moving().tolist() == [True, True, False, False] and sorted(select([one])) == [0, 1]
+    merge = gather([one], np.array([0, 1]))
+    assert merge.gain.tolist() == [1, 1, 0, 0]  # the readers' biases take what is constant over
+
+
+@pytest.mark.parametrize("constant", [[0], [0, 2], [0, 1, 2]])
+def test_gains_are_finite_however_many_units_are_constant(constant):
+    x = random(50, 3)
+    x[:, constant] = 3
+    still, moves = reader(x, torch.eye(3).double()), reader(random(50, 3, seed=1), torch.eye(3).double())
+    merge = gather([still], select([still]))
+    assert np.isfinite(merge.gain).all() and (merge.gain[constant] == merge.pick[constant]).all()
+    both = gather([still, moves], np.array([0, 1]))  # where a unit is still for one reader, the other decides
+    if len(constant) == 3:
+        np.testing.assert_allclose(both.gain, gather([moves], np.array([0, 1])).gain)
 
 
 def test_all_readers_count():

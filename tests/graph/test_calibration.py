@@ -179,6 +179,166 @@ def test_readers_see_covariances_place_by_place():
     torch.testing.assert_close(reader.covariance, expected, rtol=1e-9, atol=1e-9)
 
 
+def test_a_large_constant_does_not_cancel_what_varies():
+    """Two routes: what the reader sees, and the weights' own arithmetic on the inputs' covariance."""
+    policy = random_(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)))
+    with torch.no_grad():
+        policy[0].bias += 1e7
+    data = [(x(50, 6, seed=i),) for i in range(4)]
+    (reader,) = readers_of(policy, network_of(policy, data[0]), data, "forward")["0"]
+    weight = policy[0].weight.detach()
+    expected = weight @ torch.cov(torch.cat([i for (i,) in data]).T, correction=0) @ weight.T
+    torch.testing.assert_close(reader.covariance, expected, rtol=1e-6, atol=1e-6)
+
+
+class Goal(nn.Module):
+    """A branch that only the goal moves; `bias` of what reads it."""
+
+    def __init__(self, bias=True, width=12):
+        super().__init__()
+        self.see, self.goal = nn.Linear(5, width), nn.Linear(4, width)
+        self.act, self.value = nn.Linear(2 * width, 3, bias), nn.Linear(2 * width, 1, bias)
+
+    def forward(self, x, goal):
+        h = torch.cat([self.see(x).relu(), self.goal(goal).tanh()], -1)
+        return self.act(h), self.value(h)
+
+
+def goal_states(count, states=40, dtype=torch.float64):
+    return [(x(states, 5, seed=i).to(dtype), x(4, seed=99).to(dtype).expand(states, 4)) for i in range(count)]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)])
+def test_a_constant_branch_is_one_unit_and_computes_the_same(bias, dtype, tolerance):
+    """Its readers' biases take it over; without them, a unit that is left stands for all."""
+    policy, data = random_(Goal(bias)).to(dtype), goal_states(4, dtype=dtype)
+    found = graph.collapse(policy, data[0], 1e-9, calibrate=data[:2], colors="activations")
+    assert (found.widths["see"], found.widths["goal"]) == (12, 1)
+    for seen in data:
+        assert_same(found.policy(*seen), policy(*seen), tolerance)
+    searched = graph.search(policy, data[0], data[:2], data[2:], target_params=0.5)
+    assert searched.collapse.widths["goal"] == 1 and searched.frontier[0].kl < tolerance
+    assert all(p.isfinite().all() for p in searched.collapse.policy.parameters())
+
+
+def test_constant_channels_are_left_to_biases_place_by_place():
+    base, inputs = nature(input_size=12, hidden=6)
+    constant = {"policy.network.2": [1, 5, 6], "policy.network.4": [0, 9], "policy.network.7": [2, 3]}
+    with torch.no_grad():
+        for name, units in constant.items():
+            base.get_submodule(name).weight[units], base.get_submodule(name).bias[units] = 0, 0.5
+    found = graph.collapse(base, inputs, 1e-9, calibrate=recorded()[:8], colors="activations")
+    for name, units in constant.items():
+        assert not found.merges[name].pick[units].any() and not found.merges[name].gain[units].any()
+    with torch.no_grad():
+        assert_same(play(found.policy, episodes()), play(base, episodes()), 1e-3)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("states", [1, 7])
+def test_where_nothing_moves_the_one_answer_is_kept(bias, states):
+    policy = random_(Goal(bias))
+    data = [(x(1, 5).expand(states, 5), x(1, 4).expand(states, 4))]
+    for colors, threshold in (("activations", 0.1), ("weights", 0.9), ("weights", 2)):
+        found = graph.collapse(policy, data[0], threshold, calibrate=data, colors=colors)
+        assert_same(found.policy(*data[0]), policy(*data[0]), 1e-8)
+    searched = graph.search(policy, data[0], data, data, max_kl=0.1)
+    assert set(searched.collapse.widths.values()) == {1, 3} and searched.frontier[-1].value_error < 1e-6
+    taught = graph.distill(policy, searched.collapse, data, data, steps=2)
+    assert all(p.isfinite().all() for p in taught.policy.parameters())
+
+
+def spoilt(what, value=float("nan")):
+    """A policy, recorded inputs and others, of which one holds NaN."""
+    policy, data, others = random_(Mlp()), [(x(9, 5),), (x(9, 5, seed=1),)], [(x(9, 5, seed=2),)]
+    with torch.no_grad():
+        for place in {"weight": policy.body[2].weight, "state": data[1][0], "other": others[0][0]}.items():
+            if place[0] == what:
+                place[1][1, 2] = value
+    return policy, data, others
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_infinity_are_refused_by_place(value):
+    healthy, data, others = spoilt("nothing")
+    found = graph.collapse(healthy, data[0], 0.9)
+
+    policy, *_ = spoilt("weight", value)
+    for refused in (
+        lambda: graph.collapse(policy, data[0], 0.9),
+        lambda: graph.ablate(policy, data[0], {"body.0": 3}),
+        lambda: graph.search(policy, data[0], data, others, target_params=0.5),
+        lambda: graph.divergence(policy, found.policy, others, found.network, found.merges),
+        lambda: graph.distill(policy, found, data, others, steps=1),
+    ):
+        with pytest.raises(UserError, match="^body.2.weight holds .* in 1 of its 1024 numbers"):
+            refused()
+
+    _, states, _ = spoilt("state", value)
+    for refused in (
+        lambda: graph.collapse(healthy, data[0], 0.9, calibrate=states, colors="activations"),
+        lambda: graph.collapse(healthy, data[0], 0.9, calibrate=states),
+        lambda: graph.search(healthy, data[0], states, others, target_params=0.5),
+    ):
+        with pytest.raises(UserError, match=r"^what body.0.weight reads on recorded inputs \[1\] holds"):
+            refused()
+
+    _, _, unseen = spoilt("other")
+    for refused in (
+        lambda: graph.search(healthy, data[0], data, unseen, target_params=0.5),
+        lambda: graph.divergence(healthy, found.policy, unseen, found.network, found.merges),
+        lambda: graph.distill(healthy, found, data, unseen, steps=1),
+    ):
+        with pytest.raises(UserError, match=r"^what the policy returns for inputs \[0\] holds"):
+            refused()
+
+
+def test_a_gradient_that_is_not_finite_is_refused_by_name():
+    class Root(Mlp):
+        def forward(self, x):
+            actions, value = super().forward(x)
+            return actions + (actions - actions.detach()).sqrt(), value  # of 0, where its slope has no end
+
+    policy, data = random_(Root()), [(x(9, 5),)]
+    found = graph.collapse(policy, data[0], 0)
+    with pytest.raises(UserError, match="^the gradient of body.0.weight in step 0 of distillation holds NaN"):
+        graph.distill(policy, found, data, data, steps=1)
+
+
+def test_masked_actions_are_compared():
+    class Masked(Mlp):
+        def forward(self, x):
+            actions, value = super().forward(x)
+            return torch.cat([actions, torch.full_like(actions[:, :1], -torch.inf)], 1), value
+
+    policy, data = random_(Masked()), [(x(50, 5),)]
+    found = graph.collapse(policy, data[0], 0.9)
+    plain = random_(Mlp())
+    expected = graph.divergence(
+        plain, graph.collapse(plain, data[0], 0.9).policy, data, found.network, found.merges
+    )
+    assert graph.divergence(policy, found.policy, data, found.network, found.merges).kl == pytest.approx(
+        expected.kl
+    )
+
+
+def test_a_sum_beyond_a_dtype_is_refused():
+    policy = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).half()
+    with torch.no_grad():
+        policy[0].weight[:], policy[0].bias[:], policy[2].weight[:] = 1, 0, 3e4
+    with pytest.raises(UserError, match="^2.weight holds infinity .* float32"):
+        graph.collapse(policy, (torch.ones(2, 3).half(),), 0)
+
+
+def test_recorded_inputs_without_a_state_are_refused():
+    policy, data = random_(Mlp()), [(x(9, 5),)]
+    with pytest.raises(UserError, match=r"^recorded inputs \[1\] hold no state"):
+        graph.collapse(policy, data[0], 0.9, calibrate=[*data, (x(0, 5),)])
+    with pytest.raises(UserError, match="one list is empty"):
+        graph.search(policy, data[0], data, [], target_params=0.5)
+
+
 def test_a_search_keeps_its_budget_and_its_frontier_falls():
     policy, data, others = random_(Mlp()), [(x(600, 5),)], [(x(400, 5, seed=1),)]
     for budget in ({"target_params": 0.3}, {"max_kl": 0.01}, {"target_params": 0.05, "max_kl": 0.01}):
