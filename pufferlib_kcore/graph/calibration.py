@@ -50,7 +50,8 @@ def readers_of(
         space, read = columns[place][0].space or "", columns[place][1]
         centered = all(biased.get(name) for name in network.table if space in reads([name], network.table))
         metric = torch.einsum("rpu,rpv->uv", read, read)
-        readers[space].append(Reader(seen.products(centered) / seen.count, metric, seen.rounding()))
+        covariance = seen.products(centered) / seen.count
+        readers[space].append(Reader(covariance.cpu(), metric.cpu(), seen.rounding().cpu()))
     return dict(readers)
 
 

@@ -40,7 +40,8 @@ def random_(policy: nn.Module, seed: int = 0) -> nn.Module:
     policy = policy.double()
     for parameter in policy.parameters():
         fan_in = parameter[0].numel() if parameter.ndim > 1 else 4
-        parameter.data = torch.randn(parameter.shape, generator=generator).double() / fan_in**0.5
+        noise = torch.randn(parameter.shape, generator=generator).double() / fan_in**0.5
+        parameter.data = noise.to(parameter.device)
     return policy
 
 
