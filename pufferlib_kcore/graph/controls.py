@@ -128,7 +128,7 @@ def _row_sums(policy: nn.Module, network: Network, name: str, units: int) -> np.
     sums = torch.zeros(units, dtype=torch.float64)
     for parameter, x in policy.named_parameters():
         for dim, axis in enumerate(network.table.get(parameter, ())):
-            parts = wide(x).abs().movedim(dim, 0).reshape(x.shape[dim], -1).sum(1)
+            parts = wide(x).abs().movedim(dim, 0).reshape(x.shape[dim], -1).sum(1).cpu()
             for segment, part in zip(axis, parts.split([s.length for s in axis]), strict=True):
                 if segment.space == name and segment.role == "out":
                     sums += part.reshape(segment.outer, units, segment.inner).sum((0, 2))
