@@ -23,6 +23,7 @@ from pufferlib_kcore.graph.network import Network, Outputs, network_of
 from pufferlib_kcore.graph.running import aside, chance_kept, line_of
 
 TOLERANCE = 5e-3  # of the largest output: far above rounding, below what a wrong width changes
+ROUNDINGS = 8  # the least tolerance in those of the output's dtype, which in bfloat16 is more
 NOISY = {"rand", "randn", "rand_like", "randn_like", "normal", "bernoulli", "uniform", "exponential"}
 DROPS = {
     f"{kind}dropout{d}"
@@ -123,7 +124,8 @@ def _close(a: Tensor, b: Tensor) -> bool:
         return False
     a, b = a[finite], b[finite]
     size = float(a.abs().max()) if len(a) else 0.0
-    return not len(a) or float((a - b).abs().max()) <= TOLERANCE * size + 1e-6
+    tolerance = max(TOLERANCE, ROUNDINGS * torch.finfo(a.dtype).eps)
+    return not len(a) or float((a - b).abs().max()) <= tolerance * size + 1e-6
 
 
 class _Still(TorchFunctionMode):

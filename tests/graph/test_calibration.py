@@ -331,6 +331,23 @@ def test_a_sum_beyond_a_dtype_is_refused():
         graph.collapse(policy, (torch.ones(2, 3).half(),), 0)
 
 
+def test_rounding_of_few_bits_is_not_taken_for_a_width():
+    class Core(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.see, self.mix, self.core, self.act = (
+                nn.Linear(5, 8), nn.Linear(8, 8), nn.LSTM(8, 8), nn.Linear(8, 3),
+            )  # fmt: skip
+
+        def forward(self, x):
+            return self.act(self.core(self.mix(self.see(x).relu()).tanh())[0])
+
+    for seed in range(8):
+        policy = random_(Core(), seed).bfloat16()
+        found = graph.collapse(policy, (x(4, 3, 5).bfloat16(),), 1.1)
+        assert found.report.params_after < found.report.params_before
+
+
 def test_recorded_inputs_without_a_state_are_refused():
     policy, data = random_(Mlp()), [(x(9, 5),)]
     with pytest.raises(UserError, match=r"^recorded inputs \[1\] hold no state"):
