@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 
 from pufferlib_kcore import settings
@@ -25,6 +26,7 @@ MODULES = {  # each mode's function is `run` in its module, imported when it is 
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what a system says where nothing more can be written
+UNUSABLE = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 
 PATIENCE = 10.0  # seconds for torchrun's first process to find the same mistake
 
@@ -33,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.  -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run"""
 
     def run() -> int:
-        args = settings.load(argv)
+        from pufferlib_kcore.cli.found import stored_plain
+
+        args = settings.load(argv, stored_plain)
         if args.mode != "train" and "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             raise UserError(f"--mode {args.mode} runs in one process: start it without torchrun")
         module = importlib.import_module(f"pufferlib_kcore.cli.{MODULES[args.mode]}")
@@ -58,7 +62,21 @@ def answered(program: str, run: Callable[[], int], cure: str) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
+        if error.errno in UNUSABLE and error.filename is not None:
+            print(
+                f"{program}: {_short(str(error.filename))}: {error.strerror}; name another", file=sys.stderr
+            )
+            return 2
         if error.errno not in FULL:
             raise
         print(f"{program}: {error.strerror}: {cure}", file=sys.stderr)
         return 1
+
+
+def ignore_pynvml() -> None:
+    """Ignore pynvml's deprecation from now on: for a program to call before it first imports torch."""
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import sys
@@ -11,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pufferlib_kcore import cli
+from pufferlib_kcore.cli.launch import is_installed
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings import Train, flag, nearest, resolve
 from pufferlib_kcore.settings.layers import Layer, Schema, read_layer, unknown
@@ -166,12 +166,6 @@ def missing(recipe: Layer) -> str | None:
     package = resolve(recipe.values["base", "env_name"]).base.package
     module = NEEDS.get(package or "")
     return module if module and not is_installed(module) else None
-
-
-def is_installed(module: str) -> bool:
-    """Whether it can be imported; a folder of that name, such as W&B's own, does not count."""
-    spec = importlib.util.find_spec(module)
-    return spec is not None and spec.origin is not None
 
 
 def translated(overrides: dict[str, str]) -> tuple[dict[str, str], list[str]]:
