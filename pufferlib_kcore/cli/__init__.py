@@ -33,17 +33,18 @@ PATIENCE = 10.0  # seconds for torchrun's first process to find the same mistake
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.  -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run"""
+    return answered("demo.py", lambda: run(argv), "free space, then go on with --resume")
 
-    def run() -> int:
-        from pufferlib_kcore.cli.found import stored_plain
 
-        args = settings.load(argv, stored_plain)
-        if args.mode != "train" and "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise UserError(f"--mode {args.mode} runs in one process: start it without torchrun")
-        module = importlib.import_module(f"pufferlib_kcore.cli.{MODULES[args.mode]}")
-        return module.run(args) or 0
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run one command.  -> its exit status.  Raises UserError for a user's mistake."""
+    from pufferlib_kcore.cli.found import stored_plain
 
-    return answered("demo.py", run, "free space, then go on with --resume")
+    args = settings.load(argv, stored_plain)
+    if args.mode != "train" and "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(f"--mode {args.mode} runs in one process: start it without torchrun")
+    module = importlib.import_module(f"pufferlib_kcore.cli.{MODULES[args.mode]}")
+    return module.run(args) or 0
 
 
 def answered(program: str, run: Callable[[], int], cure: str) -> int:

@@ -23,16 +23,19 @@ def demo(args: Args, *words: str) -> str:
 
 
 def go_on(args: Args, run: Run) -> str:
-    """Goes on with a run that was stopped; one that has saved nothing yet starts anew."""
-    mode = ["--mode", "train", "--env", str(run.env)]
-    if args.layout == "metta":
-        return demo(args, *mode, "--run", run.exp_id)
-    return demo(args, *mode, *(["--resume"] if run.checkpoints() else []), "--exp-id", run.exp_id)
+    """Goes on with a run that was stopped."""
+    name = ["--run"] if args.layout == "metta" else ["--resume", "--exp-id"]
+    return demo(args, "--mode", "train", *_env(run), *name, run.exp_id)
 
 
 def collapse(args: Args, run: Run) -> str:
     """Collapses a run and trains it on: the guide's second step."""
-    return demo(args, "--mode", "train", "--env", str(run.env), "--exp-id", run.exp_id, "--collapse", "0.3")
+    words = ["--exp-id", run.exp_id, "--collapse", "0.3"]
+    epoch, last = run.nearest(args.settings.collapse.epoch)[0], run.latest()[0]
+    if epoch == last:  # which leaves nothing to train
+        epoch = _middle(run)
+        words += ["--collapse-epoch", str(epoch)]
+    return demo(args, "--mode", "train", *_env(run), *words, *_further(args, epoch == last))
 
 
 def compare(args: Args, run: Run) -> str:
@@ -41,12 +44,26 @@ def compare(args: Args, run: Run) -> str:
 
 
 def batch(args: Args, run: Run) -> str:
-    """Collapses a run in Metta's layout at its middle, and retrains it; further, where it has no middle."""
-    epochs = [epoch for epoch, _ in run.checkpoints()]
-    words = ["--exp-name", run.exp_id, "--epoch-idx", str(epochs[len(epochs) // 2])]
+    """Collapses a run in Metta's layout at its middle, and retrains it."""
+    epoch = _middle(run)
+    words = ["--exp-name", run.exp_id, "--epoch-idx", str(epoch)]
     root = str(args.settings.train.data_dir)
     words += [] if root == metta.ROOT else ["--train-dir", root]
-    if len(epochs) == 1:
-        words += ["--train.total-timesteps", str(2 * args.settings.train.total_timesteps)]
     words += ["--vec", "ale"] if args.vec == "ale" else []
-    return shlex.join(["bash", "kcore.sh", *words])
+    return shlex.join(["bash", "kcore.sh", *words, *_further(args, epoch == run.latest()[0])])
+
+
+def _middle(run: Run) -> int:
+    """An epoch that has others after it, where there are others."""
+    epochs = [epoch for epoch, _ in run.checkpoints()]
+    return epochs[(len(epochs) - 1) // 2]
+
+
+def _further(args: Args, at_the_end: bool) -> list[str]:
+    """More steps, where all are taken."""
+    steps = 2 * args.settings.train.total_timesteps
+    return ["--train.total-timesteps", str(steps)] if at_the_end else []
+
+
+def _env(run: Run) -> list[str]:
+    return [] if run.env is None else ["--env", run.env]

@@ -230,7 +230,8 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
             )
         except WorkerDied as error:
             then = "\nThe" if "\n" in str(error) else "; the"
-            return failed(f"{error}{then} run stopped in {run.path}\ngo on: {commands.go_on(args, run)}")
+            cure = f"go on with `{commands.go_on(args, run)}`" if run.checkpoints() else "start it again"
+            return failed(f"{error}{then} run stopped in {run.path}; {cure}")
     say(ending(run, finished, job.collapse, args))
     return 0
 
@@ -268,8 +269,7 @@ def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: 
 def ending(run: runs.Run, finished: bool, collapse: dict[str, Any] | None, args: Args) -> str:
     """What was made, and what to do next."""
     if not run.checkpoints():
-        before = "stopped before the first epoch ended: nothing is saved"
-        return f"{before}\nstart again: {commands.go_on(args, run)}"
+        return "stopped before the first epoch ended, and nothing is saved: the same command starts again"
     done = f"{'done' if finished else 'stopped'}; saved {run.latest()[1]}"
     if not finished:
         return f"{done}\ngo on: {commands.go_on(args, run)}"

@@ -10,6 +10,7 @@ import configparser
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
@@ -24,11 +25,12 @@ TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 @dataclass(frozen=True)
 class Layer:
-    """One INI file.  values and comments: {(section, key): text}"""
+    """One INI file.  values and comments: {(section, key): text}; about: the comment that it begins with"""
 
     path: Path
     values: dict[tuple[str, str], str]
     comments: dict[tuple[str, str], str]
+    about: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -119,21 +121,29 @@ class Schema:
 
 def read_layer(path: Path) -> Layer:
     """Read one INI file: `key = value  # comment`. Raises UserError where it is not one."""
-    parser = configparser.ConfigParser(
-        interpolation=None, inline_comment_prefixes=("#", ";"), default_section="no such section"
-    )
     try:
-        text = path.read_text(encoding="utf-8")
-        parser.read_string(text, source=str(path))
+        return _parsed(path, path.read_text(encoding="utf-8"))
     except (configparser.Error, UnicodeDecodeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"cannot read the settings in {path}: {reason}; expected lines like gamma = 0.99"
         ) from None
+
+
+@lru_cache(256)  # every file is asked several times for the environments that it is about
+def _parsed(path: Path, text: str) -> Layer:
+    parser = configparser.ConfigParser(
+        interpolation=None, inline_comment_prefixes=("#", ";"), default_section="no such section"
+    )
+    parser.read_string(text, source=str(path))
     values = {
-        (section, key): parser[section][key] for section in parser.sections() for key in parser[section]
+        (section, key): " ".join(parser[section][key].split())
+        for section in parser.sections()
+        for key in parser[section]
     }
-    return Layer(path, {where: " ".join(value.split()) for where, value in values.items()}, _comments(text))
+    first = text.partition("\n")[0]
+    about = first.lstrip("#; ").strip() if first[:1] in ("#", ";") else ""
+    return Layer(path, values, _comments(text), about)
 
 
 def config_folders(config: str | Path | None = None) -> list[Path]:
