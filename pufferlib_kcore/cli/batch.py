@@ -91,7 +91,7 @@ def run(given: argparse.Namespace, passed: list[str]) -> int:
     except OSError as error:
         raise UserError(f"cannot make {logs}: {error.strerror}; choose another --train-dir") from error
     with locked(folder, "wait until it ends, or name another --batch"):
-        said = {"command": f"bash kcore.sh {shlex.join(sys.argv[1:])}", "passed": passed, **vars(given)}
+        said = {"command": command_line(given, passed), "passed": passed, **vars(given)}
         atomic.write(folder / "batch.json", (json.dumps(said, indent=2) + "\n").encode())
         failed = work(tasks, given, logs)
         try:
@@ -386,6 +386,21 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if empty:
         raise UserError(f"nothing to do: {empty[0]} is empty")
     return given, passed
+
+
+def command_line(given: argparse.Namespace, passed: Sequence[str]) -> str:
+    """The command that asks for the same batch, whatever kcore.sh and the environment say."""
+    words = ["bash", "kcore.sh"]
+    unused = given.target_params or given.kinds == ["original"]
+    left_out = [f"{kind}_thr" for kind in THRESHOLDS] if unused else []
+    left_out += [name for name, value in vars(given).items() if value in (None, [], {}, "local")]
+    for name, value in vars(given).items():
+        if name in left_out:
+            continue
+        values = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
+        values = values if isinstance(values, list) else [values]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join([*words, *passed])
 
 
 def check_passed(passed: Sequence[str], own: Sequence[str]) -> None:
