@@ -62,8 +62,11 @@ def write(folder: Path, tasks: Sequence[Task], failed: dict[str, str], command: 
         for t in tasks
     ]
     known = store.provenance()
-    about = {"command": command, "commit": str(known["git_commit"]), "machine": known["machine"]}
-    about["versions"] = known["versions"]
+    about: dict[str, Any] = {"command": command}
+    if known["git_commit"]:
+        about["commit"] = known["git_commit"]
+    about |= {"machine": known["machine"], "versions": known["versions"]}
+    histories = {t.name: histories[t.name] for t in tasks if t.name in histories}
     runs = {e.exp: f"{e.exp} on {e.env}" if e.env else e.exp for e in entries}
     title = f"{', '.join(runs.values())}: collapsed, and its controls"
     page = pages.write(
