@@ -48,7 +48,7 @@ def stopping(after):
     yield lambda: next(asked) >= after
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 6])
+@pytest.mark.parametrize("epochs", [1, 6])
 def test_train_then_collapse_then_compare(capsys, epochs):
     steps = ["--train.total-timesteps", str(64 * epochs)]
     out = ran(["--mode", "train", *SMALL, *PLACE, *steps, "--exp-id", "it's a run"], capsys)
