@@ -56,6 +56,7 @@ def test_policies_take_turns_and_the_first_passes_are_not_timed(monkeypatch):
 
     monkeypatch.setattr(batch_report.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(batch_report, "BATCHES", (1,))
+    monkeypatch.setattr(batch_report, "CALLS", 1)
     found = batch_report.latencies({"a": policy("a", 1.0), "b": policy("b", 2.0), "c": policy("c", 3.0)})
     assert {key: times[1] for key, times in found.items()} == pytest.approx({"a": 1.0, "b": 2.0, "c": 3.0})
     turns = passes[:: batch_report.WARM + batch_report.CALLS]

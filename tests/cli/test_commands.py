@@ -109,3 +109,14 @@ def test_an_experiment_that_is_not_there(capsys):
     (command,) = re.findall("`(.*)`", capsys.readouterr().err)
     words = [word.replace("ENV", "cartpole") for word in shlex.split(command)[2:]]
     assert "my runs/t1" in ran([*words, *SMALL[:2], *SMALL[4:], "--train.total-timesteps", "64"], capsys)
+
+
+def test_sizes_are_judged_over_the_run_that_is_named(capsys):
+    ran(["--mode", "train", *SMALL, *PLACE, "--train.total-timesteps", "64", "--exp-id", "x"], capsys)
+    named = ["--mode", "train", "--vec", "serial", "--resume", "--exp-id", "x", *PLACE]
+    assert cli.main([*named, "--train.num-envs", "3"]) == 2
+    assert (
+        "batch_size = 64 must be a multiple of both num_envs x bptt_horizon = 24" in capsys.readouterr().err
+    )
+    fitting = "--train.num-envs 3 --train.batch-size 24 --train.minibatch-size 24 --train.total-timesteps 88"
+    assert "epoch=2" in ran([*named, *fitting.split()], capsys)  # default.ini's horizon of 16 refuses it

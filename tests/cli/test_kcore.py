@@ -273,11 +273,9 @@ def test_kcore_sh_gives_its_defaults_and_what_was_typed(base):
 
 def test_overrides_are_judged_over_the_run_and_each_command_gets_those_that_it_uses(base, monkeypatch):
     monkeypatch.chdir(base)
-    passed = "--train.num-envs 8 --train.learning-rate 0.01 --env.max-episode-steps 9 --vec serial".split()
-    given, passed = batch.parsed(
-        [*"--exp-name t1 --epoch-idx 4 --train.total-timesteps 2048".split(), *passed]
-    )
-    (task,) = batch.grid(given, passed)  # 8 x 8 x 4 steps fit the run's batch of 256, not the default's 1,024
+    words = "--exp-name t1 --epoch-idx 4 --train.total-timesteps 4096 --train.num-envs 256 --vec serial"
+    words += " --train.batch-size 2048 --train.learning-rate 0.01 --env.max-episode-steps 9"
+    (task,) = batch.grid(*batch.parsed(words.split()))  # fits the run's horizon of 8, not the default's 16
     assert {"--train.learning-rate", "--train.num-envs", "--vec"} <= set(task.argv)
     assert not {"--train.learning-rate", "--train.total-timesteps", "0.01"} & set(task.collapse)
     assert {"--train.num-envs", "--env.max-episode-steps", "--vec", "serial"} <= set(task.collapse)
