@@ -2,8 +2,7 @@
 
 import sys
 
-from pufferlib_kcore.cli import main
-from pufferlib_kcore.environments.quiet import ignore_pynvml
+from pufferlib_kcore.cli import ignore_pynvml, main
 
 ignore_pynvml()  # here, so that processes started from this program are quiet as well
 

@@ -10,6 +10,7 @@ linear_thr=${linear_thr:-0.7}       # cosine distances, 0 to 2, up to which neur
 cnn_thr=${cnn_thr:-0.5}
 lstm_thr=${lstm_thr:-1.0}
 critic_thr=${critic_thr:-0.8}
+target_params=${target_params:-}    # in place of thresholds: parts of the parameters to keep
 train_dir=${train_dir:-train_dir}   # folder of the runs
 env=${env:-}                        # environment of the run; empty: as it was trained
 seeds=${seeds:-}                    # seeds of the retraining; empty: the run's own
@@ -25,5 +26,5 @@ else python=python3; fi
 export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
 exec "$python" "$here/tools/kcore.py" \
     ${exp_name:+--exp-name "$exp_name"} --epoch-idx "$epoch_idx" --linear-thr "$linear_thr" --cnn-thr "$cnn_thr" \
-    --lstm-thr "$lstm_thr" --critic-thr "$critic_thr" --train-dir "$train_dir" ${env:+--env "$env"} \
-    ${seeds:+--seeds "$seeds"} --kinds "$kinds" --jobs "$jobs" "$@"
+    --lstm-thr "$lstm_thr" --critic-thr "$critic_thr" ${target_params:+--target-params "$target_params"} \
+    --train-dir "$train_dir" ${env:+--env "$env"} ${seeds:+--seeds "$seeds"} --kinds "$kinds" --jobs "$jobs" "$@"

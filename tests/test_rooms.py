@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,27 @@ def test_importing_it_loads_no_pufferlib(name):
         assert "matplotlib" not in loaded
     if name == ".settings":
         assert not loaded & {"torch", "numpy"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["demo.py", "--env", "cartpole", "--collapse", "3"],
+        ["demo.py", "--env", "cartpole", "--help"],
+        ["demo.py", "--mode", "collapse", "--env", "cartpole", "--train.data-dir", "nowhere"],
+        ["tools/kcore.py", "--exp-name", "nobody"],
+        ["tools/kcore.py", "--help"],
+        ["tools/run.py", "pogn.train"],
+        ["tools/run.py", "--help"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_and_help_are_answered_without_what_training_needs(words):
+    """`-X importtime` lists what is imported."""
+    command = [sys.executable, "-X", "importtime", ROOT / words[0], *words[1:]]
+    done = subprocess.run(
+        command, cwd="/", capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ROOT}
+    )
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if "import time:" in line}
+    assert done.returncode == (0 if "--help" in words else 2) and "argparse" in loaded
+    assert not loaded & {"torch", "numpy", "gymnasium", "pufferlib", "matplotlib", "scipy"}

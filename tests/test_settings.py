@@ -11,6 +11,7 @@ import pytest
 from pufferlib_kcore import settings
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings import layers, values
+from pufferlib_kcore.settings.arguments import MODES
 from pufferlib_kcore.settings.sections import FIXED, FREE
 
 
@@ -256,16 +257,16 @@ def test_the_guide_s_first_two_commands():
 
 def test_the_other_options():
     args = load(
-        "--env pong --seed 5 --exp-name pong-0123abcd --resume --track --wandb-group g --capture-video "
-        "--trust-checkpoint --mode evaluate --vector serial --episodes 3 --collapse-epoch 51 "
-        "--wandb_project p"
+        "--env pong --seed 5 --exp-name pong-0123abcd --resume --track --wandb-group g --collapse-epoch 51 "
+        "--trust-checkpoint --vector serial --wandb_project p"
     )
     assert (args.seed, args.settings.train.seed, args.exp_id, args.track) == (5, 5, "pong-0123abcd", "wandb")
-    assert (args.mode, args.vec, args.episodes, args.collapse_epoch) == ("eval", "serial", 3, 51)
     assert (args.wandb_project, args.wandb_group, args.wandb_entity) == ("p", "g", None)
-    assert args.resume and args.capture_video and args.trust_checkpoint
+    assert args.resume and args.trust_checkpoint and args.collapse_epoch == 51
     assert args.collapse is None  # an epoch alone asks for no collapse
     assert load("--env pong --track tensorboard").track == "tensorboard"
+    played = load("--env pong --mode evaluate --vector serial --episodes 3 --capture-video")
+    assert (played.mode, played.vec, played.episodes, played.capture_video) == ("eval", "serial", 3, True)
 
 
 @pytest.mark.parametrize(
@@ -364,6 +365,17 @@ def test_names_of_environments_are_read_kindly(typed, name):
             for kind in ("linear", "cnn", "lstm", "critic")
         ),
         ("--env pong --collapse", "--collapse: expected one argument"),
+        ("--env pong --collapse 0,1", "--collapse = '0,1': expected auto or a number; did you mean 0.1?"),
+        ("--env pong --train.lr 3e-4", "unknown setting 'train.lr': did you mean --train.learning-rate?"),
+        ("--env pong --train.tt 1e6", "did you mean --train.total-timesteps?"),
+        ("--env pong --train.device banana", "'banana': expected auto, cpu, cuda or cuda:1$"),
+        (
+            "--env pong --train.total-timesteps 100",
+            "total_timesteps = 100 is less than one batch, .* --train.total-timesteps 32768$",
+        ),
+        ("--env pong --collapse.calibrate 9", "--collapse.calibrate says how to collapse: add --collapse"),
+        ("--env pong --resume --collapse 0.3", "leave one out"),
+        ("--exp-id x --mode eval --eval-model-path y", "both say what to load: leave one of them out"),
         ("--env pong --config nowhere", "--config nowhere: expected a folder"),
         (
             "--mode report",
@@ -393,14 +405,145 @@ def test_sizes_that_do_not_fit_are_refused_with_sizes_that_do(words, said):
 
 
 def test_only_an_exp_id_leaves_the_environment_to_the_run():
-    args = load("--exp-id pong-0123abcd --mode report --train.gamma 0.5 --env.frameskip 3")
+    args = load("--exp-id pong-0123abcd --train.gamma 0.5 --env.frameskip 3")
     assert (args.env, args.settings.base.env_name) == (None, None)
     assert args.settings.train.gamma == 0.5
     stored = settings.resolve("enduro").to_plain()
     assert settings.from_plain(stored, args.overrides).env["frameskip"] == 3
 
 
+# Bounds: of each number that is a setting
+
+
+OUT_OF_BOUNDS = [
+    ("pong", "env.frameskip", "0", "at least 1"),
+    ("pong", "env.framestack", "0", "at least 1"),
+    ("pong", "env.repeat-action-probability", "2", "from 0 to 1"),
+    ("pong", "env.max-num-frames-per-episode", "-1", "at least 1"),
+    ("cartpole", "env.max-episode-steps", "0", "at least 1"),
+    ("cartpole", "env.max-episode-steps", "-1", "at least 1"),
+    ("memory_cue", "env.n-cues", "0", "at least 1"),
+    ("memory_cue", "env.delay", "-1", "at least 0"),
+    ("arena_basic_easy_shaped", "env.size", "0", "at least 1"),
+    ("half_cheetah", "policy.hidden-size", "-4", "at least 1"),
+    ("cartpole", "policy.hidden-size", "0", "at least 1"),
+    ("cartpole", "rnn.num-layers", "0", "at least 1"),
+    ("cartpole", "rnn.hidden-size", "0", "at least 1"),
+    ("cartpole", "env.reward-clip", "0", "above 0"),
+    ("cartpole", "collapse.target-params", "0", "above 0 and at most 1"),
+]
+
+
+@pytest.mark.parametrize("env, key, value, expected", OUT_OF_BOUNDS)
+def test_a_number_out_of_bounds_is_refused_with_option_value_and_expectation(env, key, value, expected):
+    said = refusal(f"--env {env} --{key} {value}")
+    assert re.match(rf"--{key} = {value}(\.0)?: expected a number {expected}", said)
+
+
+@pytest.mark.parametrize("env", [names[0] for names in settings.environments().values()])
+@pytest.mark.parametrize("policy", ["Policy", "Fast"])
+def test_every_number_among_the_arguments_has_bounds(env, policy):
+    for (section, key), setting in layers.Schema(env, policy=policy).keys.items():
+        numeric = {int, float} & {*getattr(setting.kind, "__args__", (setting.kind,))}
+        if section in FREE and numeric:
+            assert setting.bounds != values.Bounds(), f"[{section}] {key}: say its bounds in the comment"
+            with pytest.raises(UserError, match="expected a number"):
+                settings.resolve(env, {"base.policy_name": policy, f"{section}.{key}": "-1"})
+
+
+@pytest.mark.parametrize(
+    "comment, kind, bounds, said",
+    [
+        ("int from 1: frames", int | None, values.Bounds(1), "frames"),
+        ("float above 0: a clip", float | None, values.Bounds(0, above=True), "a clip"),
+        ("int from -2 to 2.5: both", int | None, values.Bounds(-2, 2.5), "both"),
+        ("str: a word", str | None, values.Bounds(), "a word"),
+        ("0: off, 1: on", object, values.Bounds(), "0: off, 1: on"),
+        ("frames: many", object, values.Bounds(), "frames: many"),
+    ],
+)
+def test_a_comment_may_begin_with_type_and_bounds(comment, kind, bounds, said):
+    write(Path("config/mine.ini"), f"[base]\nenv_name = maze\n[env]\nx = None  # {comment}\n")
+    found = layers.Schema("maze").keys["env", "x"]
+    assert (found.kind, found.bounds, found.help) == (kind, bounds, said)
+
+
+# Names that become folders
+
+
+@pytest.mark.parametrize("option", ["--exp-id", "--run"])
+@pytest.mark.parametrize("name", ["x" * 300, "é" * 101, "two\nlines", "a\tb", "\x1b[31m", "\udcff", "", "  "])
+def test_a_name_that_no_folder_can_have_is_refused(option, name):
+    with pytest.raises(UserError, match=f"^{option} = .*: expected a name") as error:
+        settings.load(
+            ["--env", "pong", "--layout", "metta" if option == "--run" else "experiments", option, name]
+        )
+    assert len(str(error.value)) < 200 and str(error.value).isprintable()
+
+
+def test_other_names_pass():
+    for name in ("a run", "übung", "x" * 200, "base/collapsed_model_thr_03_000006/cartpole-0123abcd"):
+        assert settings.load(["--env", "pong", "--exp-id", name]).exp_id == name
+
+
+# Options and modes
+
+
+USED = {
+    "--episodes 3": {"eval"},
+    "--capture-video": {"eval"},
+    "--eval-model-path x.pt": {"eval", "export"},
+    "--resume": {"train"},
+    "--track": {"train"},
+    "--wandb-group g": {"train"},
+    "--collapse 0.3": {"train", "collapse", "fibers", "report"},
+    "--collapse.lstm 0.3": {"train", "collapse", "fibers", "report"},
+    "--collapse auto": {"train", "collapse"},
+    "--collapse-epoch 3": {"train", "collapse"},
+    "--collapse.distill 3 --collapse 0.3": {"train", "collapse"},
+    "--exp-id x": set(MODES) - {"autotune", "profile"},
+    "--train.learning-rate 0.1": {"train", "autotune", "profile"},
+    "--policy.hidden-size 3": {"train", "autotune", "profile"},
+    "--base.rnn-name None": {"train", "autotune", "profile"},
+    "--env.frameskip 3": set(MODES) - {"fibers", "report"},
+    "--train.data-dir there": set(MODES),
+    "--vec serial": set(MODES),
+    "--seed 3": set(MODES),
+}
+
+
+@pytest.mark.parametrize("words, modes", USED.items())
+def test_an_option_that_a_mode_does_not_use_is_refused_with_those_that_do(words, modes):
+    for mode in MODES:
+        line = f"--env pong --mode {mode} {words}"
+        if mode in modes:
+            assert load(line).mode == mode
+        else:
+            said = refusal(line)
+            assert said.startswith(f"--mode {mode} does not use {words.split()[0]}")
+            assert all(re.search(rf"\b{other}\b", said) for other in modes)
+
+
+def test_a_pickled_policy_may_be_described_in_every_mode():
+    assert load("--env pong --mode eval --trust-checkpoint --policy.hidden-size 3").mode == "eval"
+
+
 # Stored runs
+
+
+def test_overrides_are_judged_over_the_run_that_they_are_for():
+    made = {"train.batch_size": 2048, "train.minibatch_size": 512, "train.num_envs": 8}
+    plain = settings.resolve("cartpole", made).to_plain()
+    line = "--exp-id x --resume --train.num-envs 128".split()
+    with pytest.raises(UserError, match="batch_size = 1024"):  # of default.ini, which is not the run's
+        settings.load(line)
+    args = settings.load([*line, "--train.data-dir", "there"], lambda args: plain)
+    assert (args.settings.train.num_envs, args.settings.train.batch_size) == (128, 2048)
+    assert args.settings.train.data_dir == "there" and args.env is None
+    with pytest.raises(UserError, match="batch_size = 2048 must be a multiple of .* = 4096"):
+        settings.load(["--env", "cartpole", "--exp-id", "x", "--train.num-envs", "256"], lambda args: plain)
+    with pytest.raises(UserError, match="unknown setting 'env.frameskip'"):
+        settings.load(["--exp-id", "x", "--env.frameskip", "3"], lambda args: plain)
 
 
 def test_a_stored_run_comes_back_as_it_was(shipped):
@@ -521,3 +664,17 @@ def test_help_without_an_environment_still_has_the_common_settings(capsys):
         load("--help")
     text = capsys.readouterr().out
     assert "--train.learning-rate" in text and "--env.frameskip" not in text
+
+
+@pytest.mark.parametrize("env", [None, *(names[0] for names in settings.environments().values())])
+def test_help_says_bounds_in_words_and_shows_nothing_of_a_comment_s_grammar(env):
+    for (section, key), setting in layers.Schema(env).keys.items():
+        assert not re.match(r"(int|float|bool|str|from|above)\b.*:", setting.help), f"[{section}] {key}"
+
+
+def test_help_says_bounds(capsys):
+    with pytest.raises(SystemExit):
+        load("--env pong --help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: 4; a whole number at least 1)" in text or "a whole number or None at least 1)" in text
+    assert "from 0 to 1)" in text

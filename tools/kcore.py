@@ -6,11 +6,10 @@ import sys
 if importlib.util.find_spec("pufferlib") is None:
     sys.exit("kcore: PufferLib is not installed in this Python: make setup, or name another with PYTHON=..")
 
-from pufferlib_kcore.environments.quiet import ignore_pynvml  # noqa: E402
+from pufferlib_kcore.cli import ignore_pynvml  # noqa: E402
+from pufferlib_kcore.cli.batch import main  # noqa: E402
 
 ignore_pynvml()
-
-from pufferlib_kcore.cli.batch import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,6 +3,9 @@
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from pufferlib_kcore.analysis import batch_figures, batch_tables, report
 from pufferlib_kcore.analysis.fibers import FiberHistory
@@ -33,6 +36,14 @@ HOW = (
     "not say that two policies are equal. Bootstrap intervals are too narrow for few seeds: on normal "
     "returns they hold the truth in 74% of the cases with 3 seeds, 90% with 5 and 94% with 100."
 )
+KL = (
+    "KL: of the collapsed policy to the original on states that it was not fitted to, in nats, before it was "
+    "trained on; where such states were recorded."
+)
+SETTINGS = (
+    "A setting is the cosine distance up to which neurons of a kind merge, from 0 (only identical ones) to 2 "
+    "(all). Names of runs have the same four numbers in this order: linear, cnn, lstm, critic."
+)
 CHANCE = (
     "Probability that a collapsed run ends higher than a run of the other kind, ties counted half, "
     "and two-sided p of the Mann-Whitney test."
@@ -51,12 +62,14 @@ def write(
     *,
     fibers: Mapping[str, Mapping] = {},  # noqa: B006 never edited
     sweeps: Mapping[str, Sequence[tuple[float, float]]] = {},  # noqa: B006
-    about: Mapping[str, str] = {},  # noqa: B006
+    about: Mapping[str, str | Mapping[str, Any]] = {},  # noqa: B006
+    units: Mapping[str, Mapping[str, int]] = {},  # noqa: B006
 ) -> Path:
     """Write folder/index.html, which holds all it shows, and the same figures and tables as PNG and CSV.
 
     fibers: by run's name, what FiberHistory.of takes.  sweeps: by checkpoint, e.g. "t1, epoch 340",
-    (threshold, part of the parameters kept).  about: command, machine, versions, for the foot of the page.
+    (threshold, part of the parameters kept).  about: command, machine, versions, for the foot of the page;
+    what has parts is a table of its own.  units: by run's name, units of each space in the original.
     Returns the page's path.  Raises UserError where there is no entry, one is of a kind or status that is
     not known, or the disk refuses.
     """
@@ -70,7 +83,7 @@ def write(
     figures = {
         "returns": batch_figures.sheets("returns", batch_figures.returns(groups)),
         "sizes": batch_figures.sheets("sizes", batch_figures.sizes(groups)),
-        "fibers": batch_figures.sheets("fibers", batch_figures.fibers(histories, kinds), 1, (9, 3)),
+        "fibers": batch_figures.sheets("fibers", batch_figures.fibers(histories, kinds, units), 1, (9, 3)),
         "thresholds": batch_figures.sheets("thresholds", batch_figures.thresholds(sweeps), 1, (8, 4)),
         "costs": batch_figures.sheets("costs", batch_figures.costs(runs), 2),
     }
@@ -110,7 +123,7 @@ def _body(
     runs: Sequence[Outcome],
     groups: Sequence[Group],
     figures: Mapping[str, Mapping[str, bytes]],
-    about: Mapping[str, str],
+    about: Mapping[str, str | Mapping[str, Any]],
     folder: Path,
 ) -> str:
     """All of the page in the order in which it is read: verdict, figures, runs."""
@@ -127,21 +140,31 @@ def _body(
             yield f'<div class="scroll">\n{table._repr_html_()}</div>'
 
     parts = [f"<h1>{html.escape(title)}</h1>", *verdict(runs, groups)]
-    parts += shown("Final returns", HOW, None, batch_tables.final_table(groups))
+    if any("_" in group.setting for group in groups):
+        parts.append(f"<p>{html.escape(SETTINGS)}</p>")
+    how = f"{HOW} {KL}" if any(np.isfinite(group.kl) for group in groups) else HOW
+    parts += shown("Final returns", how, None, batch_tables.final_table(groups))
     parts += shown("Collapsed against the others", CHANCE, None, batch_tables.improvement_table(groups))
     parts += shown("Across experiments", ACROSS, None, batch_tables.across(groups))
     note = "Interquartile mean over the seeds and its 95% band, at steps that all seeds reached. "
     parts += shown("Returns", note + "One scale for each experiment.", "returns")
-    note = "Bars and band: 95% intervals over the seeds. Points of one size are drawn side by side. "
+    note = "Bars and band: 95% intervals over the seeds. "
     front = "The thin line is the best return at a size or below."
     parts += shown("Size and return", note + front, "sizes")
-    parts += shown("Fibers over time", "", "fibers")
-    parts += shown("Size and threshold", "", "thresholds")
+    note = "Each space's fibers as a part of the units that it has in the original."
+    parts += shown("Fibers over time", note, "fibers")
+    note = "What the checkpoint that was collapsed keeps of its parameters at one threshold for all kinds."
+    parts += shown("Size and threshold", note, "thresholds")
     note = "Medians over the seeds in the table, every run in the figure."
     parts += shown("Time and memory", note, "costs", batch_tables.cost_table(groups))
     note = "Failed runs first. Final return and steps are as far as a run came."
     parts += shown("Runs", note, None, batch_tables.run_table(runs, folder))
     if about:
-        facts = Table({"": name, " ": Cell(str(text), look="long")} for name, text in about.items())
-        parts += ["<h2>About</h2>", f'<div class="scroll">{facts._repr_html_()}</div>']
+        facts = {name: text for name, text in about.items() if not isinstance(text, Mapping)}
+        table = Table({"": name, " ": Cell(str(text), look="long")} for name, text in facts.items())
+        parts += ["<h2>About</h2>", f'<div class="scroll">{table._repr_html_()}</div>' if facts else ""]
+        for name, text in about.items():
+            if isinstance(text, Mapping):
+                lines = Table({name: part, " ": Cell(str(value))} for part, value in text.items() if value)
+                parts.append(f'<div class="scroll">{lines._repr_html_()}</div>')
     return "\n".join(filter(None, parts))

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from pufferlib_kcore.analysis import figures, intervals
 from pufferlib_kcore.analysis.curves import Curve
 from pufferlib_kcore.analysis.fibers import FiberHistory
-from pufferlib_kcore.analysis.groups import KINDS, Group, Outcome
+from pufferlib_kcore.analysis.groups import KINDS, Group, Outcome, told
 from pufferlib_kcore.analysis.intervals import Estimate
 
 COLORS = figures.COLORS
@@ -26,14 +26,9 @@ LINES: dict[str, Any] = {
     "scratch": (0, (1, 1)),
     "scratch-full": (0, (5, 1, 1, 1)),
 }
-ASIDE = {
-    "original": 1.0,
-    "collapsed": 1.0,
-    "ablated": 1 / 1.06,
-    "scratch": 1.06,
-    "scratch-full": 1.12,
-}  # of points of one size
 MARKERS = {"original": "s", "collapsed": "o", "ablated": "^", "scratch": "D", "scratch-full": "v"}
+# Hollow and of several sizes, so that markers at one place can be told apart
+SIZES = {"original": 4.0, "collapsed": 5.0, "ablated": 7.5, "scratch": 6.5, "scratch-full": 9.0}
 POINTS = 100  # of a curve over common steps
 FULL = 18  # panels in one file
 DPI = 110
@@ -114,8 +109,8 @@ def returns(groups: Sequence[Group]) -> list[Panel]:
 
         seeds = {kind: len(_curves(group, kind)) for kind in KINDS}
         counts = sorted(set(filter(None, seeds.values())))
-        told = f" ({' to '.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seeds)" if counts else ""
-        return f"{group.place}{told}\n{group.setting or 'original alone'}", draw
+        many = f" ({' to '.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seeds)" if counts else ""
+        return f"{group.place}{many}\n{told(group.setting) or 'original alone'}", draw
 
     return [panel(*each) for each in drawn]
 
@@ -170,8 +165,9 @@ def _draw_sizes(axis: Axes, groups: Sequence[Group]) -> None:
         points = [(group.kept(kind), group.final[kind]) for group in groups]
         points = [(kept, final) for kept, final in points if final.seeds and np.isfinite(kept)]
         if points:
-            x = np.array([kept for kept, _ in points]) * ASIDE[kind]
-            look = {"color": COLORS[kind], "markersize": 5, "capsize": 2.5, "linestyle": ""}
+            x = np.array([kept for kept, _ in points])
+            look = {"color": COLORS[kind], "markersize": SIZES[kind], "capsize": 2.5, "linestyle": ""}
+            look |= {"markerfacecolor": "none", "markeredgewidth": 1.4, "alpha": 0.9}
             y, errors = _with_errors([final for _, final in points])
             axis.errorbar(x, y, errors, marker=MARKERS[kind], label=kind, **look)
             everything += [(kept, final.value) for kept, final in points]
@@ -202,12 +198,19 @@ def _with_errors(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray]
 # --- fibers, thresholds -------------------------------------------------------------------------
 
 
-def fibers(histories: Mapping[str, FiberHistory], kinds: Mapping[str, str]) -> list[Panel]:
-    """A panel a run: fibers of each space over its checkpoints.  kinds: of the runs, else original."""
+def fibers(
+    histories: Mapping[str, FiberHistory],
+    kinds: Mapping[str, str],
+    units: Mapping[str, Mapping[str, int]],
+) -> list[Panel]:
+    """A panel a run: fibers of each space over its checkpoints.
+
+    kinds: of the runs, else original.  units: of each space in the run's original, where known.
+    """
 
     def panel(name: str, history: FiberHistory) -> Panel:
         def draw(axis: Axes) -> None:
-            figures.draw_fibers(axis, {kinds.get(name, "original"): history}, {})
+            figures.draw_fibers(axis, {kinds.get(name, "original"): history}, {}, units.get(name, {}))
             axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axis.set_xlabel("epoch")
 
@@ -265,9 +268,9 @@ def costs(runs: Sequence[Outcome]) -> list[Panel]:
 def _draw_costs(axis: Axes, points: Mapping[str, Sequence[tuple]], unit: str) -> None:
     for kind, known in points.items():
         if known:
-            look: dict[str, Any] = {"color": COLORS[kind], "markersize": 5, "alpha": 0.7, "linestyle": ""}
-            x, y = np.array(known).T
-            axis.plot(x * ASIDE[kind], y, marker=MARKERS[kind], label=kind, **look)
+            look: dict[str, Any] = {"color": COLORS[kind], "markersize": SIZES[kind], "linestyle": ""}
+            look |= {"markerfacecolor": "none", "markeredgewidth": 1.3, "alpha": 0.8}
+            axis.plot(*np.array(known).T, marker=MARKERS[kind], label=kind, **look)
     axis.set_ylim(0, 1.1 * max(cost for known in points.values() for _, cost in known) or 1)
     log_ticks(axis, "x", figures.short)
     axis.set(xlabel="parameters", ylabel=unit)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pufferlib_kcore.analysis import batch_figures, intervals
 from pufferlib_kcore.analysis.fibers import FiberHistory
-from pufferlib_kcore.analysis.groups import CONTROLS, KINDS, STATUSES, Entry, Group, Outcome, median
+from pufferlib_kcore.analysis.groups import CONTROLS, KINDS, STATUSES, Entry, Group, Outcome, median, told
 from pufferlib_kcore.analysis.intervals import Estimate
 from pufferlib_kcore.analysis.tables import Cell, Table
 from pufferlib_kcore.analysis.verdict import probability, standing
@@ -23,13 +23,14 @@ def final_table(groups: Sequence[Group]) -> Table:
     rows = Table()
     for group in groups:
         row: dict[str, Any] = {**_where(group), "kept": _percent(group.kept("collapsed"))}
+        row["KL"] = None if np.isnan(group.kl) else f"{group.kl:.2g}"
         for kind in KINDS:
             final, planned = group.final[kind], len(group.runs.get(kind, ()))
             if planned:
                 seeds = f"{final.seeds} of {planned}" if final.seeds < planned else f"{final.seeds}"
                 row[kind] = f"{final}, n={seeds}" if final.seeds else f"n={seeds}"
         rows.append(row)
-    return rows.only(["experiment", "epoch", "setting", "kept", *KINDS])
+    return rows.only(["experiment", "epoch", "setting", "kept", "KL", *KINDS])
 
 
 def improvement_table(groups: Sequence[Group]) -> Table:
@@ -51,7 +52,7 @@ def across(groups: Sequence[Group]) -> Table:
     rows = Table()
     for epoch, setting in dict.fromkeys((group.epoch, group.setting) for group in groups if group.setting):
         same = [group for group in groups if (group.epoch, group.setting) == (epoch, setting)]
-        row: dict[str, Any] = {"epoch": Cell(str(epoch)), "setting": setting}
+        row: dict[str, Any] = {"epoch": Cell(str(epoch)), "setting": told(setting)}
         for kind in KINDS[1:]:
             pairs = [(group.finals(kind), group.finals("original")) for group in same]
             pairs = [(x, y) for x, y in pairs if len(x) and len(y)]
@@ -79,7 +80,7 @@ def cost_table(groups: Sequence[Group]) -> Table:
             setting = "" if kind == "original" else group.setting
             runs, key = group.runs.get(kind, ()), (group.place, kind, setting)
             if runs and key not in seen:
-                rows.append({**_where(group), "setting": setting, "kind": kind, **_costs(runs)})
+                rows.append({**_where(group), "setting": told(setting), "kind": kind, **_costs(runs)})
             seen.add(key)
     measured = rows.columns[4:]
     rows = Table(row for row in rows if any(not np.isnan(row.get(name, np.nan)) for name in measured[1:]))
@@ -125,7 +126,7 @@ def run_table(runs: Sequence[Outcome], folder: Path) -> Table:
 
 
 def _where(group: Group) -> dict[str, Any]:
-    return {"experiment": group.exp, "epoch": Cell(str(group.epoch)), "setting": group.setting}
+    return {"experiment": group.exp, "epoch": Cell(str(group.epoch)), "setting": told(group.setting)}
 
 
 def _link(path: Path, folder: Path) -> str | None:
@@ -150,6 +151,7 @@ def finals(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
             if group.runs.get(kind):
                 place = {"exp": group.exp, "epoch": group.epoch, "setting": group.setting, "kind": kind}
                 size = {"params": group.params(kind), "kept": group.kept(kind)}
+                size["kl"] = group.kl if kind == "collapsed" else float("nan")
                 seeds = {"seeds": final.seeds, "planned": len(group.runs[kind])}
                 yield {**place, **size, **seeds, "iqm": final.value, "low": final.low, "high": final.high}
 

@@ -107,14 +107,22 @@ def draw_returns(axis: Axes, curves: Mapping[str, Curve]) -> None:
     axis.set_ylabel("episode return")
 
 
-def draw_fibers(axis: Axes, histories: Mapping[str, FiberHistory], curves: Mapping[str, Curve]) -> None:
-    """Fibers of each space as a fraction of the units that it has in the original; runs differ by line."""
+def draw_fibers(
+    axis: Axes,
+    histories: Mapping[str, FiberHistory],
+    curves: Mapping[str, Curve],
+    original: Mapping[str, int] = {},  # noqa: B006 never edited
+) -> None:
+    """Fibers of each space as a fraction of the units that it has in the original; runs differ by line.
+
+    original: units of spaces in the original, where its history is not among those that are drawn
+    """
     whole: dict[str, tuple[str, float]] = {}  # space: kind, units before any collapse
     for history in histories.values():
         for name, space in history.spaces.items():
             units = space.units[np.isfinite(space.units)]
-            if len(units) and units[0] > 1:
-                whole.setdefault(name, (space.kind, float(units[0])))
+            if len(units) and original.get(name, units[0]) > 1:
+                whole.setdefault(name, (space.kind, float(original.get(name, units[0]))))
     colors = _colors({name: kind for name, (kind, _) in whole.items()})
     for run, history in histories.items():
         steps = curves[run].steps_at(history.epochs) if run in curves else history.epochs

@@ -11,6 +11,7 @@ from pufferlib_kcore.analysis import intervals, logs
 from pufferlib_kcore.analysis.curves import Curve
 from pufferlib_kcore.analysis.intervals import Estimate
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings.sections import KINDS as SPACE_KINDS
 from pufferlib_kcore.store import Run, names
 
 KINDS = tuple(names.METTA_ROLE_OF)  # of runs, the original first
@@ -38,6 +39,8 @@ class Entry:
     peak_bytes: int | None = None  # peak memory of the training processes
     latency: Mapping[int, float] = field(default_factory=dict)  # batch size -> seconds of one forward
     weights_bytes: int | None = None
+    env: str | None = None  # the environment's name
+    kl: float | None = None  # of the collapsed policy to the original before training [nats], where measured
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        return f"{self.place}, {self.setting}" if self.setting else self.place
+        return f"{self.place}, {told(self.setting)}" if self.setting else self.place
 
     def counted(self, kind: str) -> list[Outcome]:
         """The runs of that kind that count."""
@@ -112,6 +115,11 @@ class Group:
     def p_value(self, kind: str) -> float:
         """Of the Mann-Whitney test of collapsed against that kind."""
         return intervals.p_value(self.finals("collapsed"), self.finals(kind))
+
+    @property
+    def kl(self) -> float:
+        """Of the collapsed policies to the original before training (median), nan where not measured."""
+        return median(run.entry.kl for run in self.runs.get("collapsed", ()))
 
     def params(self, kind: str) -> float:
         """Parameters of that kind's policies (median), nan where not known."""
@@ -145,6 +153,20 @@ def grouped(outcomes: Iterable[Outcome]) -> list[Group]:
         for setting, runs in (settings or {"": {}}).items():
             found.append(Group(*place, setting, {"original": originals.get(place, []), **runs}))
     return found
+
+
+def told(setting: str) -> str:
+    """A setting in words.
+
+    >>> told("0.7_0.5_1.0_0.8"), told("params0.05"), told("")
+    ('linear 0.7, cnn 0.5, lstm 1.0, critic 0.8', 'searched for 5% of the parameters', '')
+    """
+    if setting.startswith("params"):
+        return f"searched for {100 * float(setting.removeprefix('params')):.4g}% of the parameters"
+    parts = setting.split("_")
+    if len(parts) != len(SPACE_KINDS):
+        return setting
+    return ", ".join(f"{kind} {threshold}" for kind, threshold in zip(SPACE_KINDS, parts, strict=True))
 
 
 def median(values: Iterable[float | None]) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 
 from pufferlib_kcore import settings
@@ -25,25 +27,30 @@ MODULES = {  # each mode's function is `run` in its module, imported when it is 
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what a system says where nothing more can be written
+NO_MEMORY = "allocate memory|out of memory"  # what torch says
+UNUSABLE = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 
 PATIENCE = 10.0  # seconds for torchrun's first process to find the same mistake
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.  -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run"""
+    return answered("demo.py", lambda: run(argv), "free space, then go on with --resume")
 
-    def run() -> int:
-        args = settings.load(argv)
-        if args.mode != "train" and "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            raise UserError(f"--mode {args.mode} runs in one process: start it without torchrun")
-        module = importlib.import_module(f"pufferlib_kcore.cli.{MODULES[args.mode]}")
-        return module.run(args) or 0
 
-    return answered("demo.py", run, "free space, then go on with --resume")
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run one command.  -> its exit status.  Raises UserError for a user's mistake."""
+    from pufferlib_kcore.cli.found import stored_plain
+
+    args = settings.load(argv, stored_plain)
+    if args.mode != "train" and "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(f"--mode {args.mode} runs in one process: start it without torchrun")
+    module = importlib.import_module(f"pufferlib_kcore.cli.{MODULES[args.mode]}")
+    return module.run(args) or 0
 
 
 def answered(program: str, run: Callable[[], int], cure: str) -> int:
-    """What run returns; 2 for a user's mistake and 1 for a full disk, each with one sentence on stderr.
+    """What run returns; 2 for a user's mistake, 1 for a full disk or memory, with one sentence on stderr.
 
     cure  what to do about a full disk
     """
@@ -58,7 +65,24 @@ def answered(program: str, run: Callable[[], int], cure: str) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno in FULL:
+            print(f"{program}: {error.strerror}: {cure}", file=sys.stderr)
+            return 1
+        if error.errno not in UNUSABLE or error.filename is None:
             raise
-        print(f"{program}: {error.strerror}: {cure}", file=sys.stderr)
+        name = str(error.filename)
+        shown = name if len(name) <= 80 else f"{name[:80]}..."
+        print(f"{program}: cannot use {shown!r}: {error.strerror}; name another place", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search(NO_MEMORY, str(error)):
+            raise
+        print(
+            f"{program}: not enough memory: take a smaller policy, batch or number of envs", file=sys.stderr
+        )
         return 1
+
+
+def ignore_pynvml() -> None:
+    """Ignore pynvml's deprecation from now on: for a program to call before it first imports torch."""
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)

@@ -16,13 +16,13 @@ from typing import Any, NoReturn
 
 from pufferlib_kcore import settings as settings_room
 from pufferlib_kcore.cli import answered, launch
-from pufferlib_kcore.cli import world as worlds
-from pufferlib_kcore.cli.launch import Command, Outcome
-from pufferlib_kcore.cli.recipes import is_installed
+from pufferlib_kcore.cli.launch import Command, Outcome, is_installed
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.settings.arguments import Parser
+from pufferlib_kcore.settings.arguments import TRACKERS, Parser
 from pufferlib_kcore.settings.layers import unknown
 from pufferlib_kcore.settings.sections import KINDS as SPACE_KINDS
+from pufferlib_kcore.settings.uses import users
+from pufferlib_kcore.settings.values import DISTANCE, Bounds, read, run_name
 from pufferlib_kcore.store import MettaFolder, atomic, metta, names
 from pufferlib_kcore.store.lock import locked
 
@@ -91,7 +91,7 @@ def run(given: argparse.Namespace, passed: list[str]) -> int:
     except OSError as error:
         raise UserError(f"cannot make {logs}: {error.strerror}; choose another --train-dir") from error
     with locked(folder, "wait until it ends, or name another --batch"):
-        said = {"command": f"bash kcore.sh {shlex.join(sys.argv[1:])}", "passed": passed, **vars(given)}
+        said = {"command": command_line(given, passed), "passed": passed, **vars(given)}
         atomic.write(folder / "batch.json", (json.dumps(said, indent=2) + "\n").encode())
         failed = work(tasks, given, logs)
         try:
@@ -142,10 +142,13 @@ def task_of(
     setting: tuple[float, ...],
     seed: int | None,
 ) -> Task:
-    name = names.metta_run(names.MettaRun(source.exp_id, epoch, KINDS[kind], setting, seed))
+    name = run_name(
+        names.metta_run(names.MettaRun(source.exp_id, epoch, KINDS[kind], setting, seed)), "the run"
+    )
     from_ = ["--layout", "metta", "--train.data-dir", given.train_dir, "--exp-id", source.exp_id]
     from_ += ["--collapse-epoch", str(epoch)]
-    if given.env and not source.config():  # nothing else says it
+    plain = source.config().get("settings")
+    if given.env and plain is None:  # nothing else says it
         from_ += ["--env", given.env]
     if len(setting) == 1:
         collapse = [*from_, "--collapse", "auto", "--collapse.target-params", names.decimal(setting[0])]
@@ -155,8 +158,10 @@ def task_of(
     words = [*collapse, "--run", name, "--track", given.track, "--wandb-group", source.exp_id, *passed]
     words += [] if kind == "collapsed" else ["--control", kind]
     words += [] if seed is None else ["--seed", str(seed)]
-    args = settings_room.load(["--mode", "train", *words])
-    settings = worlds.stored_settings(source, args)
+    args = settings_room.load(["--mode", "train", *words], lambda args: plain)
+    settings = (
+        args.settings if plain is None else settings_room.from_plain(plain, args.overrides, args.config)
+    )
     steps = settings.train.total_timesteps
     checkpoint = names.parse_metta_checkpoint(path.name)
     if checkpoint is not None and checkpoint.agent_steps >= steps:
@@ -165,12 +170,26 @@ def task_of(
             f"train.total_timesteps is {steps:,}; choose an earlier --epoch-idx, or go further with "
             f"--train.total-timesteps {2 * checkpoint.agent_steps}"
         )
-    chosen = () if kind == "original" else (*collapse, *passed)
+    chosen = () if kind == "original" else (*collapse, *of_the_collapse(passed))
     folder = MettaFolder(Path(given.train_dir) / name)
     same_as_before(folder, settings.to_plain(), ("train", "env", "collapse")[: 2 + (kind != "original")])
     return Task(
         name, source.exp_id, epoch, kind, setting, seed, chosen, ("--mode", "train", *words), folder, steps
     )
+
+
+def of_the_collapse(passed: Sequence[str]) -> list[str]:
+    """The options, with their values, that --mode collapse uses as well."""
+    kept: list[str] = []
+    wanted = False
+    for word in passed:
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            modes = users(name.removeprefix("--").replace("-", "_") if "." in name else name)
+            wanted = modes is None or "collapse" in modes
+        if wanted:
+            kept.append(word)
+    return kept
 
 
 def same_as_before(folder: MettaFolder, asked: dict[str, Any], sections: Sequence[str]) -> None:
@@ -288,7 +307,10 @@ def _interrupted(number: int, frame: Any) -> NoReturn:
 
 
 def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The grid, and the arguments that every training gets.  Lists are words, or parted by commas."""
+    """The grid, and the arguments that every training gets.
+
+    Lists are words, or within one word parted by spaces; whole numbers and names by commas, too.
+    """
     parser = Parser(
         prog="bash kcore.sh",
         allow_abbrev=False,
@@ -302,7 +324,7 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--epoch-idx", **lists, default=["50"], help="epochs to collapse at, or the nearest (default: 50)")
     for kind, value in THRESHOLDS.items():
         said = f"cosine distances, 0 to 2, for kind {kind} (default: {value})"
-        add(f"--{kind}-thr", **lists, default=[str(value)], help=said)
+        add(f"--{kind}-thr", action="append", **lists, help=said)
     said = "in place of thresholds: parts of the parameters to keep, found by a search on recorded states"
     add("--target-params", **lists, default=[], help=said)
     add("--seeds", **lists, default=[], help="seeds of training, and of what controls draw")
@@ -312,42 +334,73 @@ def parsed(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--batch", help="name of the batch's folder in train_dir (default: <exp>_kcore)")
     add("--jobs", default="1", metavar="N", help="trainings at once; they share the cores (default: 1)")
     add("--launcher", default="local", help=f"where they run: {', '.join(launch.LAUNCHERS)} (default: local)")
-    add("--slurm", **lists, default=[], help="submitit's parameters, such as slurm_partition=short")
-    add(
-        "--track", default="auto", help="wandb, tensorboard or none (default: wandb, offline, if it is there)"
-    )
+    said = "with --launcher slurm: submitit's parameters, such as slurm_partition=short; cluster=local tries "
+    add("--slurm", **lists, default=[], help=said + "them out on this machine")
+    said = "wandb, tensorboard or none (default: wandb, offline, if it is there)"
+    add("--track", default="auto", help=said)
     words = [re.sub(r"^--[\w-]+", lambda m: m[0].replace("_", "-"), word) for word in argv]
     given, passed = parser.parse_known_args(words)
     check_passed(passed, parser.options())
     given.exp_name = [name.rstrip("/") for name in _words(given.exp_name or [])]
-    for name in (*given.exp_name, *filter(None, [given.batch])):
+    named = [("--exp-name", name) for name in given.exp_name]
+    for option, name in (*named, *([] if given.batch is None else [("--batch", given.batch)])):
+        run_name(name, option)
         if "/" in name or name.startswith("."):
             raise UserError(f"{name!r} is a path: give the run's name alone, and its folder by --train-dir")
     if not given.exp_name:
         raise UserError("which run? name it, as in bash kcore.sh --exp-name t1 --epoch-idx 340")
-    given.epoch_idx = [_whole("epoch_idx", word) for word in _words(given.epoch_idx)]
-    for kind in THRESHOLDS:
-        texts = _words(getattr(given, f"{kind}_thr"))
-        setattr(given, f"{kind}_thr", [names.check_threshold(_float(t), f"{kind}_thr") for t in texts])
-    given.target_params = [_part(word) for word in _words(given.target_params)]
-    given.seeds = [_whole("seeds", word) for word in _words(given.seeds)]
+    given.epoch_idx = _numbers(given.epoch_idx, "--epoch-idx", 340, Bounds(0))
+    given.seeds = _numbers(given.seeds, "--seeds", 1, Bounds(0, 2**31 - 1))
+    typed = []
+    for kind, value in THRESHOLDS.items():
+        said_so = getattr(given, f"{kind}_thr") or [[str(value)]]
+        found = [_number(t, f"--{kind}-thr", value, DISTANCE) for t in _texts(said_so[-1])]
+        setattr(given, f"{kind}_thr", found)
+        if len(said_so) > 1 or found != [value]:  # kcore.sh gives each of them once
+            typed.append(f"--{kind}-thr")
+    part = Bounds(0, 1, above=True, hint=" (a part of the parameters)")
+    given.target_params = [_number(t, "--target-params", 0.2, part) for t in _texts(given.target_params)]
+    if typed and given.target_params:
+        raise UserError(f"--target-params takes the place of thresholds: leave {typed[0]} out, or it")
     given.kinds = _words(given.kinds)
     for kind in given.kinds:
         if kind not in KINDS:
             raise UserError(unknown(f"kind {kind!r}", kind, KINDS))
-    given.jobs = _whole("jobs", given.jobs)
-    if given.jobs < 1:
-        raise UserError("jobs is 0: expected a whole number of at least 1")
+    if given.kinds == ["original"] and (typed or given.target_params):
+        option = typed[0] if typed else "--target-params"
+        raise UserError(f"--kinds original collapses nothing: leave {option} out, or add the kind collapsed")
+    given.jobs = Bounds(1).check(read(given.jobs, int, "--jobs", "2"), "--jobs")
     if given.launcher not in launch.LAUNCHERS:
         raise UserError(unknown(f"launcher {given.launcher!r}", given.launcher, launch.LAUNCHERS))
-    given.slurm = dict(word.partition("=")[::2] for word in given.slurm)
+    odd = next((word for word in given.slurm if not re.fullmatch(r"\w+=.+", word)), None)
+    if odd is not None:
+        raise UserError(f"--slurm {odd!r}: expected name=value, as in --slurm slurm_partition=short")
+    given.slurm = dict(word.split("=", 1) for word in given.slurm)
+    launch.check_launcher(given.launcher, given.slurm)
+    if given.track not in ("auto", *TRACKERS):
+        raise UserError(unknown(f"tracker {given.track!r}", given.track, TRACKERS))
     if given.track == "auto":
         given.track = "wandb" if is_installed("wandb") else "none"
-    empty = [f"{k}_thr" for k in THRESHOLDS if not getattr(given, f"{k}_thr") and not given.target_params]
-    empty += [name for name in ("epoch_idx", "kinds") if not getattr(given, name)]
+    empty = [f"--{k}-thr" for k in THRESHOLDS if not getattr(given, f"{k}_thr") and not given.target_params]
+    empty += [f"--{name.replace('_', '-')}" for name in ("epoch_idx", "kinds") if not getattr(given, name)]
     if empty:
         raise UserError(f"nothing to do: {empty[0]} is empty")
     return given, passed
+
+
+def command_line(given: argparse.Namespace, passed: Sequence[str]) -> str:
+    """The command that asks for the same batch, whatever kcore.sh and the environment say."""
+    words = ["bash", "kcore.sh"]
+    unused = given.target_params or given.kinds == ["original"]
+    left_out = [f"{kind}_thr" for kind in THRESHOLDS] if unused else []
+    left_out += [name for name, value in vars(given).items() if value in (None, [], {}, "local")]
+    for name, value in vars(given).items():
+        if name in left_out:
+            continue
+        values = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else value
+        values = values if isinstance(values, list) else [values]
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join([*words, *passed])
 
 
 def check_passed(passed: Sequence[str], own: Sequence[str]) -> None:
@@ -363,24 +416,26 @@ def check_passed(passed: Sequence[str], own: Sequence[str]) -> None:
 
 
 def _words(texts: Sequence[str]) -> list[str]:
+    """Names, parted by spaces or commas."""
     return list(dict.fromkeys(word for text in texts for word in re.split(r"[,\s]+", text) if word))
 
 
-def _whole(name: str, text: str) -> int:
-    if not re.fullmatch(r"\d+", text):
-        raise UserError(f"{name} is {text!r}: expected a whole number, as in --{name.replace('_', '-')} 340")
-    return int(text)
+def _texts(texts: Sequence[str]) -> list[str]:
+    """Numbers with a point in them, parted by spaces alone: 0,1 may be meant as one or as two."""
+    return list(dict.fromkeys(word for text in texts for word in text.split()))
 
 
-def _float(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _numbers(texts: Sequence[str], where: str, example: int, bounds: Bounds) -> list[int]:
+    """Whole numbers, parted by spaces or commas; 1,000 is refused, since it is one number elsewhere."""
+    for text in _texts(texts):
+        if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+            raise UserError(
+                f"{where} = {text!r}: one number or several? write {text.replace(',', '')}, or "
+                f"{text.replace(',', ' ')}"
+            )
+    return [_number(word, where, example, bounds, int) for word in _words(texts)]
 
 
-def _part(text: str) -> float:
-    value = _float(text)
-    if not isinstance(value, float) or not 0 < value <= 1:
-        raise UserError(f"target_params is {text!r}: expected a part of the parameters, such as 0.2")
-    return value
+def _number(text: str, where: str, example: Any, bounds: Bounds, kind: type = float) -> Any:
+    value = bounds.check(read(text, kind, where, str(example)), where)
+    return value + kind(0)  # -0.0 becomes 0.0

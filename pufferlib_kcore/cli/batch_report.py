@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,9 @@ import torch
 
 from pufferlib_kcore import graph, store
 from pufferlib_kcore.analysis import batch as pages
-from pufferlib_kcore.analysis.groups import Entry
+from pufferlib_kcore.analysis.batch_tables import final_table
+from pufferlib_kcore.analysis.groups import Entry, Outcome, grouped
+from pufferlib_kcore.analysis.tables import number
 from pufferlib_kcore.cli.fibers import fibers_over_time
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import Restored, restore
@@ -24,10 +27,11 @@ if TYPE_CHECKING:
 
 SWEEP = [round(0.1 * i, 1) for i in range(1, 16)] + [2.0]  # thresholds
 BATCHES = (1, 64)  # observations in one forward pass
+WARM, ROUNDS, CALLS = 2, 8, 4  # forward passes untimed at each turn; turns of a policy; passes timed
 
 
 def write(folder: Path, tasks: Sequence[Task], failed: dict[str, str], command: str) -> str:
-    """Make folder/report.  -> a line a run, what failed last, and where the page is
+    """Make folder/report.  -> what each kind comes to, a line a run, what failed last, where the page is
 
     failed  run -> why; those whose files turn out to be damaged are added
     """
@@ -35,26 +39,40 @@ def write(folder: Path, tasks: Sequence[Task], failed: dict[str, str], command: 
     first = {(t.exp, t.epoch, t.kind, t.setting): t for t in reversed(tasks) if t.folder.checkpoints()}
     costs: dict[Any, dict[str, Any]] = {}
     histories: dict[str, dict[str, Any]] = {}
-    for key, t in first.items():
-        try:
-            costs[key] = cost(restore(t.folder.latest()[1]))
-            if t.kind in ("original", "collapsed"):
-                histories[t.name] = history(t)
-        except UserError as error:  # a damaged file is its run's failure, and no other's
-            failed[t.name] = str(error)
+    units: dict[str, dict[str, int]] = {}
+    sweeps: dict[str, list[tuple[float, float]]] = {}
+    for exp, epoch in dict.fromkeys((t.exp, t.epoch) for t in tasks):
+        policies: dict[Any, Restored] = {}
+        members = {key: t for key, t in first.items() if key[:2] == (exp, epoch)}
+        root = next(t.folder.root for t in tasks if t.exp == exp)
+        sweeps[f"{exp}, epoch {epoch}"], whole = sweep(root, exp, epoch)
+        for key, t in members.items():
+            try:
+                policies[key] = restore(t.folder.latest()[1])
+                if t.kind in ("original", "collapsed"):
+                    histories[t.name], units[t.name] = history(t), whole
+            except UserError as error:  # a damaged file is its run's failure, and no other's
+                failed[t.name] = str(error)
+        times = latencies(policies)
+        for key, restored in policies.items():
+            weights = sum(p.numel() * p.element_size() for p in restored.policy.parameters())
+            costs[key] = {"latency": times[key], "weights_bytes": weights}
     entries = [
         entry(t, failed.get(t.name, ""), folder / "logs", costs.get((t.exp, t.epoch, t.kind, t.setting), {}))
         for t in tasks
     ]
-    sweeps = {
-        f"{exp}, epoch {epoch}": sweep(t.folder.root, exp, epoch)
-        for (exp, epoch), t in {(t.exp, t.epoch): t for t in tasks}.items()
-    }
-    about = store.provenance()
-    foot = {"command": command, "machine": str(about["machine"]), "versions": str(about["versions"])}
-    title = f"{', '.join(dict.fromkeys(t.exp for t in tasks))}: collapsed, and its controls"
-    page = pages.write(folder / "report", title, entries, fibers=histories, sweeps=sweeps, about=foot)
-    return table(entries) + f"\nwrote {page}"
+    known = store.provenance()
+    about: dict[str, Any] = {"command": command}
+    if known["git_commit"]:
+        about["commit"] = known["git_commit"]
+    about |= {"machine": known["machine"], "versions": known["versions"]}
+    histories = {t.name: histories[t.name] for t in tasks if t.name in histories}
+    runs = {e.exp: f"{e.exp} on {e.env}" if e.env else e.exp for e in entries}
+    title = f"{', '.join(runs.values())}: collapsed, and its controls"
+    page = pages.write(
+        folder / "report", title, entries, fibers=histories, sweeps=sweeps, about=about, units=units
+    )
+    return f"{table(entries)}\nwrote {page}"
 
 
 def entry(task: Task, message: str, logs: Path, cost: Mapping[str, Any]) -> Entry:
@@ -63,9 +81,10 @@ def entry(task: Task, message: str, logs: Path, cost: Mapping[str, Any]) -> Entr
 
     used, log = recalled(logs / f"{task.name}.json"), logs / f"{task.name}.log"
     try:
-        collapse = task.folder.config().get("collapse") or {}
+        config = task.folder.config()
     except UserError as error:
-        collapse, message = {}, str(error)
+        config, message = {}, str(error)
+    collapse = config.get("collapse") or {}
     status = "failed" if message else "done" if task.is_done() else "unfinished"
     return Entry(
         name=task.name,
@@ -82,28 +101,41 @@ def entry(task: Task, message: str, logs: Path, cost: Mapping[str, Any]) -> Entr
         params_original=collapse.get("params_before"),
         seconds=used.get("seconds"),
         peak_bytes=used.get("peak_bytes"),
+        env=(config.get("settings") or {}).get("base", {}).get("env_name"),
+        kl=collapse.get("kl") if task.kind == "collapsed" else None,
         **cost,
     )
 
 
-def cost(restored: Restored) -> dict[str, Any]:
-    """Seconds of one forward pass on one core, the median of many, and the bytes of the weights."""
+def latencies(policies: Mapping[Any, Restored]) -> dict[Any, dict[int, float]]:
+    """Seconds of one forward pass on one core, by batch size: the median of many, warmed up.
+
+    The policies take turns, each round beginning with another one, so that what else the machine does in the
+    meantime is shared by all.
+    """
+    if not policies:
+        return {}
+    keys = list(policies)
+    seconds: dict[Any, dict[int, list[float]]] = {key: {count: [] for count in BATCHES} for key in keys}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        latency = {}
-        for count in BATCHES:
-            inputs, seconds = restored.examples(count), []
-            with torch.inference_mode():
-                for _ in range(30):
-                    began = time.perf_counter()
-                    restored.policy(*inputs)
-                    seconds.append(time.perf_counter() - began)
-            latency[count] = statistics.median(seconds)
+        with torch.inference_mode():
+            for count in BATCHES:
+                inputs = {key: policies[key].examples(count) for key in keys}
+                for turn in range(ROUNDS):
+                    for key in keys[turn % len(keys) :] + keys[: turn % len(keys)]:
+                        times = [_timed(policies[key].policy, inputs[key]) for _ in range(WARM + CALLS)]
+                        seconds[key][count] += times[WARM:]
     finally:
         torch.set_num_threads(threads)
-    weights = sum(p.numel() * p.element_size() for p in restored.policy.parameters())
-    return {"latency": latency, "weights_bytes": weights}
+    return {key: {n: statistics.median(of) for n, of in found.items()} for key, found in seconds.items()}
+
+
+def _timed(policy: Any, inputs: tuple) -> float:
+    began = time.perf_counter()
+    policy(*inputs)
+    return time.perf_counter() - began
 
 
 def history(task: Task) -> dict[str, Any]:
@@ -112,20 +144,32 @@ def history(task: Task) -> dict[str, Any]:
     return fibers_over_time(task.folder, thresholds, processes=1)  # to start more takes longer than that
 
 
-def sweep(root: Path, exp: str, epoch: int) -> list[tuple[float, float]]:
-    """(threshold of all kinds, part of the parameters that stays); nothing of a checkpoint that is damaged"""
+def sweep(root: Path, exp: str, epoch: int) -> tuple[list[tuple[float, float]], dict[str, int]]:
+    """(threshold of all kinds, part of the parameters that stays), and the units of each space.
+
+    Nothing of a checkpoint that is damaged.
+    """
     try:
         restored = restore(metta.find(root, exp).model_path(epoch))
-        reports = [graph.collapse(restored.policy, restored.example_inputs, t).report for t in SWEEP]
+        found = [graph.collapse(restored.policy, restored.example_inputs, t) for t in SWEEP]
     except UserError:
-        return []
-    return [(t, r.params_after / r.params_before) for t, r in zip(SWEEP, reports, strict=True)]
+        return [], {}
+    reports = [each.report for each in found]
+    units = {name: len(labels) for name, labels in found[0].fibers.items()}
+    return [(t, r.params_after / r.params_before) for t, r in zip(SWEEP, reports, strict=True)], units
 
 
 def table(entries: Sequence[Entry]) -> str:
-    """One line a run, those that failed at the end, where they are seen."""
+    """What each kind ends at over its seeds, then a line a run, those that failed at the end, to be seen."""
+    runs = [Outcome.of(e) for e in sorted(entries, key=lambda e: e.status != "done")]
     lines = []
-    for e in sorted(entries, key=lambda e: e.status != "done"):
+    for run in runs:
+        e = run.entry
         size = "" if not e.params or not e.params_original else f"{e.params / e.params_original:.1%} kept"
-        lines.append(f"{e.status:<10} {e.name}  {size} {e.message}".rstrip())
+        final = "" if math.isnan(run.final) else f"return {number(run.final)}"
+        lines.append(f"{e.status:<10} {e.name}  {', '.join(filter(None, [size, final, e.message]))}".rstrip())
+    groups = grouped(runs)
+    if any(final.bounded for group in groups for final in group.final.values()):
+        how = "final return: interquartile mean over n seeds [95% bootstrap interval]"
+        lines = [how, str(final_table(groups)), "", *lines]
     return "\n".join(lines)

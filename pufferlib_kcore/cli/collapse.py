@@ -136,6 +136,7 @@ def collapse_run(args: Args) -> Collapsed:
         "tag": tag,
         "params_before": found.result.report.params_before,
         "params_after": found.result.report.params_after,
+        "kl": None if found.apart is None else float(found.apart.kl),
     }
     write(folder, restored, found.result, optimizer, provenance)
     if found.frontier:
@@ -168,6 +169,7 @@ class Found:
     result: graph.Collapse
     notes: list[str]
     frontier: list[graph.Point] = field(default_factory=list)
+    apart: graph.Divergence | None = None  # from the original, on states that it was not fitted to
 
 
 def merged(args: Args, source: runs.Run, restored: Restored) -> Found:
@@ -255,7 +257,7 @@ def taught(args: Args, restored: Restored, found: Found, seen: Recorded) -> Foun
         f"on states that it was not fitted to: KL {apart.kl:.3g} nats to the original, whose states differ "
         f"by {apart.look:.3g} from their mean; value error {apart.value_error:.3g} of the values' variance"
     )
-    return Found(result, [seen.text, faithful], found.frontier)
+    return Found(result, [seen.text, faithful], found.frontier, apart)
 
 
 @contextmanager

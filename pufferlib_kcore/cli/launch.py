@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
-from pufferlib_kcore.environments.cores import available_cores
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings.layers import unknown
+from pufferlib_kcore.settings.values import Bounds, read
 
 LAUNCHERS = ("local", "ray", "slurm")
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,13 +81,15 @@ def run_all(
     """Run commands, at most `jobs` at once; each with its outcome as it ends. The cores are shared out.
 
     launcher  "local"; "ray": the cluster at RAY_ADDRESS, else one started here; "slurm": through submitit,
-              whose local executor is used where there is no Slurm
+              where sbatch is here, or with {"cluster": "local"} as processes of this machine
     remember  called with each outcome as it comes, also when this process was asked to stop
     slurm     more of submitit's parameters, such as {"slurm_partition": "short"}
-    Raises UserError where the launcher's package is missing.
+    Raises UserError where the launcher's package or program is missing.
     """
     if not commands:
         return
+    from pufferlib_kcore.environments.cores import available_cores
+
     shares = share_out(jobs)
     with _caller(launcher, max(1, available_cores() // jobs), commands, slurm or {}) as call:
         free: SimpleQueue[list[int]] = SimpleQueue()
@@ -175,10 +180,10 @@ def _caller(launcher: str, cores: int, commands: Sequence[Command], slurm: dict[
 
 @contextmanager
 def _ray(cores: int) -> Iterator[Call]:
-    try:
-        import ray
-    except ImportError:
-        raise UserError('--launcher ray needs Ray, which is not installed: pip install "ray"') from None
+    import ray
+
+    from pufferlib_kcore.environments.cores import available_cores
+
     started = not ray.is_initialized()
     if started:
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
@@ -200,14 +205,57 @@ def _ray(cores: int) -> Iterator[Call]:
             ray.shutdown()
 
 
+def check_launcher(launcher: str, slurm: dict[str, str]) -> None:
+    """Raise UserError where the launcher cannot run here, or is given what it does not take."""
+    if launcher == "ray" and not is_installed("ray"):
+        raise UserError('--launcher ray needs Ray, which is not installed: pip install "ray"')
+    if launcher != "slurm":
+        if slurm:
+            raise UserError(
+                f"--slurm is for --launcher slurm, and this is --launcher {launcher}: leave one of them out"
+            )
+        return
+    if not is_installed("submitit"):
+        raise UserError('--launcher slurm needs submitit, which is not installed: pip install "submitit"')
+    parameters = typed_parameters(slurm)
+    if parameters.get("cluster", "slurm") == "slurm" and shutil.which("sbatch") is None:
+        raise UserError(
+            "--launcher slurm needs Slurm, and there is no sbatch on PATH: go to a login node, or leave it "
+            "out to run here"
+        )
+
+
+def typed_parameters(slurm: dict[str, str]) -> dict[str, Any]:
+    """submitit's parameters as it wants them.  Raises UserError for one that it does not know.
+
+    >>> typed_parameters({"timeout_min": "60", "slurm_partition": "short"})
+    {'timeout_min': 60, 'slurm_partition': 'short'}
+    """
+    import submitit
+
+    ours = {"name": "kcore", "cpus_per_task": "this machine's cores, shared out by --jobs"}
+    general = dict(submitit.AutoExecutor._typed_parameters())
+    special = {f"slurm_{name}": object for name in submitit.SlurmExecutor._valid_parameters()}
+    kinds = {"cluster": Literal["slurm", "local"], **general, **special}
+    found = {}
+    for name, text in slurm.items():
+        if name in ours:
+            raise UserError(f"--slurm {name} is the batch's to say ({ours[name]}): leave it out")
+        if name not in kinds:
+            known = [known for known in kinds if known not in ours]
+            raise UserError(unknown(f"parameter {name!r} in --slurm", name, known))
+        where, bounds = f"--slurm {name}", Bounds(0, above="gpu" not in name)
+        found[name] = bounds.check(read(text, kinds[name], where), where)
+    return found
+
+
 def _submitit(cores: int, commands: Sequence[Command], slurm: dict[str, str]) -> Call:
-    try:
-        import submitit
-    except ImportError:
-        raise UserError('--launcher slurm needs submitit: pip install "submitit"') from None
-    executor = submitit.AutoExecutor(folder=commands[0].log.parent / "submitit")
-    minutes = int(slurm.pop("timeout_min", 1440))
-    executor.update_parameters(timeout_min=minutes, cpus_per_task=cores, name="kcore", **slurm)
+    import submitit
+
+    parameters = {"timeout_min": 1440, **typed_parameters(slurm)}
+    cluster = parameters.pop("cluster", "slurm")
+    executor = submitit.AutoExecutor(folder=commands[0].log.parent / "submitit", cluster=cluster)
+    executor.update_parameters(cpus_per_task=cores, name="kcore", **parameters)
     submitting = threading.Lock()
 
     def call(command: Command, _: Sequence[int]) -> Outcome:
@@ -216,3 +264,9 @@ def _submitit(cores: int, commands: Sequence[Command], slurm: dict[str, str]) ->
         return job.result()
 
     return call
+
+
+def is_installed(module: str) -> bool:
+    """Whether it can be imported; a folder of that name, such as W&B's own, does not count."""
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import sys
@@ -11,11 +10,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from pufferlib_kcore import cli
+from pufferlib_kcore.cli.launch import is_installed
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings import Train, flag, nearest, resolve
 from pufferlib_kcore.settings.layers import Layer, Schema, read_layer, unknown
 from pufferlib_kcore.settings.sections import SECTIONS
-from pufferlib_kcore.settings.values import fold, read
+from pufferlib_kcore.settings.values import fold, read, run_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "recipes"
 QUOTES = "'\"‘’‚“”„"  # a guide's word processor curls them
@@ -23,6 +23,12 @@ NEEDS = {"mujoco": "mujoco", "mettagrid": "mettagrid"}  # what a package's envir
 LOSS = ("clip_coef", "vf_clip_coef", "ent_coef", "vf_coef", "gamma", "gae_lambda", "clip_vloss", "target_kl")
 
 # Metta's names, and ours
+ABOUT = {
+    "run": "the run's name, a folder in train_dir (default: the recipe's)",
+    "seed": "seed of weights, environments, actions and minibatches",
+    "data_dir": "folder of the runs (default: train_dir)",
+    "wandb": "on or off (default: on, offline, where it is installed)",
+}
 ARGS = {"run": "run", "seed": "train.seed", "data_dir": "train.data_dir", "wandb": "wandb"}
 OVERRIDES = {
     **{f"trainer.{field.name}": f"train.{field.name}" for field in fields(Train)},
@@ -49,15 +55,71 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one recipe.  -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run"""
+    words = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(words):
+        print(usage())
+        return 0
 
     def run() -> int:
-        command = command_of(sys.argv[1:] if argv is None else argv)
+        command = command_of(words)
         for note in command.notes:
             print(f"note: {note}")
         print(f"python demo.py {shlex.join(command.argv)}", flush=True)
-        return cli.main(command.argv)
+        try:
+            return cli.run(command.argv)
+        except UserError as error:
+            raise UserError(in_mettas_words(str(error))) from error
 
     return cli.answered("run.py", run, "free space, then run it again")
+
+
+def usage() -> str:
+    """What --help says."""
+    listed = [(name, read_recipe(name)) for name in names()]
+    lines = [
+        "usage: tools/run.py experiments.recipes.NAME.train --args run=RUN [NAME=VALUE ...] "
+        "[--overrides NAME=VALUE ...]",
+        "",
+        "Train in Metta's layout: train_dir/RUN/RUN/checkpoints. A run that is there goes on.",
+        "",
+        "recipes, files in experiments/recipes:",
+        *(f"  {name:<26} {recipe.about}" for name, recipe in listed),
+        "",
+        "--args:",
+        *(f"  {name:<26} {what}" for name, what in ABOUT.items()),
+        "",
+        "--overrides, Metta's names:",
+        *(f"  {name:<44} {_meaning(ours)}" for name, ours in OVERRIDES.items() if "." in ours),
+        f"  {'policy_architecture.name':<44} a registered policy, such as fast",
+        "or ours, such as train.batch_size, env.frameskip and policy.hidden_size, which "
+        "python demo.py --env NAME --help lists",
+        "",
+        "for example: tools/run.py experiments.recipes.cartpole.train --args run=t1 "
+        "--overrides trainer.total_timesteps=100000",
+    ]
+    return "\n".join(lines)
+
+
+def _meaning(setting: str) -> str:
+    section, _, key = setting.partition(".")
+    return Schema().keys[section, key].help
+
+
+def in_mettas_words(text: str) -> str:
+    """A sentence about demo.py's options as one about these.
+
+    >>> in_mettas_words("try --train.batch-size 128 or 256; --seed = 'x', --run = '/': expected ..")
+    'try trainer.batch_size=128 or 256; system.seed = 'x', run = '/': expected ..'
+    """
+    ours = {"--seed": "system.seed", "--run": "run", "--train.device": "system.device"}
+
+    def named(found: re.Match) -> str:
+        option, value = found.groups()
+        section, _, key = option.removeprefix("--").replace("-", "_").partition(".")
+        name = ours.get(option) or (f"{'trainer' if section == 'train' else section}.{key}")
+        return name if value is None else f"{name}={value}"
+
+    return re.sub(rf"(--(?:(?:{'|'.join(SECTIONS)})\.[\w-]+|seed|run)\b)(?: (?!=)([\w.-]+))?", named, text)
 
 
 def command_of(words: Sequence[str]) -> Command:
@@ -117,6 +179,8 @@ def parse(words: Sequence[str]) -> tuple[str, dict[str, str], dict[str, str]]:
         raise UserError(unknown(f"argument {odd!r} after --args", odd, ARGS))
     if "--args" in rest and "run" not in args:
         raise UserError("--args names no run: give it one, as in --args run=exp_name")
+    if "run" in args:
+        run_name(args["run"], "run")
     if args.get("wandb", "on") not in ("on", "off"):
         raise UserError(f"wandb={args['wandb']}: expected on or off")
     return path, args, overrides
@@ -166,12 +230,6 @@ def missing(recipe: Layer) -> str | None:
     package = resolve(recipe.values["base", "env_name"]).base.package
     module = NEEDS.get(package or "")
     return module if module and not is_installed(module) else None
-
-
-def is_installed(module: str) -> bool:
-    """Whether it can be imported; a folder of that name, such as W&B's own, does not count."""
-    spec = importlib.util.find_spec(module)
-    return spec is not None and spec.origin is not None
 
 
 def translated(overrides: dict[str, str]) -> tuple[dict[str, str], list[str]]:

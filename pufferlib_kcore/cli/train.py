@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from torch import nn
 
 from pufferlib_kcore import store
 from pufferlib_kcore.cli import collapse as collapse_job
-from pufferlib_kcore.cli import controls
+from pufferlib_kcore.cli import commands, controls
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import UserError
@@ -231,10 +230,9 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
             )
         except WorkerDied as error:
             then = "\nThe" if "\n" in str(error) else "; the"
-            return failed(
-                f"{error}{then} run stopped in {run.path}; go on with --resume --exp-id {run.exp_id}"
-            )
-    say(ending(run, env_name, finished, job.collapse, args))
+            cure = f"go on with `{commands.go_on(args, run)}`" if run.checkpoints() else "start it again"
+            return failed(f"{error}{then} run stopped in {run.path}; {cure}")
+    say(ending(run, finished, job.collapse, args))
     return 0
 
 
@@ -268,28 +266,18 @@ def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: 
     return " ".join(f"{key}={value}" for key, value in fields.items())
 
 
-def ending(run: runs.Run, env: str, finished: bool, collapse, args: Args) -> str:
+def ending(run: runs.Run, finished: bool, collapse: dict[str, Any] | None, args: Args) -> str:
     """What was made, and what to do next."""
-    vec = " --vec ale" if args.vec == "ale" else ""
-    if args.layout == "metta":
-        epochs, root = (
-            [epoch for epoch, _ in run.checkpoints()],
-            shlex.quote(str(args.settings.train.data_dir)),
-        )
-        folders = f"--exp-name {run.exp_id} --epoch-idx {epochs[len(epochs) // 2]} --train-dir {root}"
-        if len(epochs) == 1:
-            folders += f" --train.total-timesteps {2 * args.settings.train.total_timesteps}"
-        go_on = f"go on: python demo.py --mode train{vec} --layout metta --run {run.exp_id} --env {env}"
-        go_on += f" --train.data-dir {root}"
-        retrain = "" if collapse else f"\ncollapse and retrain: bash kcore.sh {folders}{vec}"
-        done = f"done; saved {run.latest()[1]}{retrain}"
-        return done if finished else f"stopped; saved {run.latest()[1]}\n{go_on}"
-    last, train = run.latest()[1], f"python demo.py --mode train{vec} --env {env}"
+    if not run.checkpoints():
+        return "stopped before the first epoch ended, and nothing is saved: the same command starts again"
+    done = f"{'done' if finished else 'stopped'}; saved {run.latest()[1]}"
     if not finished:
-        return f"stopped; saved {last}\ngo on: {train} --resume --exp-id {run.exp_id}"
+        return f"{done}\ngo on: {commands.go_on(args, run)}"
+    if args.layout == "metta":
+        return done if collapse else f"{done}\ncollapse and retrain: {commands.batch(args, run)}"
     if collapse:
-        return f"done; saved {last}\ncompare: python demo.py --mode report --exp-id {run.exp_id}"
-    return f"done; saved {last}\ncollapse: {train} --exp-id {run.exp_id} --collapse 0.3"
+        return f"{done}\ncompare: {commands.compare(args, run)}"
+    return f"{done}\ncollapse: {commands.collapse(args, run)}"
 
 
 def say(text: str) -> None:

@@ -26,8 +26,3 @@ def quiet() -> Iterator[None]:
         if said.getvalue() and hasattr(error, "add_note"):  # Python 3.11
             error.add_note(said.getvalue())
         raise
-
-
-def ignore_pynvml() -> None:
-    """Ignore pynvml's deprecation from now on: for a program to call before it first imports torch."""
-    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)

@@ -4,15 +4,16 @@ import argparse
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.layers import Schema, environments, unknown
-from pufferlib_kcore.settings.resolve import flag, resolve
-from pufferlib_kcore.settings.sections import FREE, SECTIONS, SHORT, Settings
-from pufferlib_kcore.settings.values import describe
+from pufferlib_kcore.settings.resolve import flag, from_plain, resolve
+from pufferlib_kcore.settings.sections import FREE, SECTIONS, SHORT, SIZES, Settings
+from pufferlib_kcore.settings.uses import check_auto, check_use
+from pufferlib_kcore.settings.values import describe, read, run_name
 
 MODES = {
     "train": "train; with --collapse: collapse a trained policy, then train that on (the default)",
@@ -64,11 +65,19 @@ class Args:
         return self.settings.collapse.epoch
 
 
-def load(argv: Sequence[str] | None = None) -> Args:
+Plain = Mapping[str, Mapping[str, Any]]  # what Settings.to_plain gives
+
+
+def load(
+    argv: Sequence[str] | None = None, stored: Callable[[Args], Plain | None] = lambda args: None
+) -> Args:
     """Read a command line (that of this process by default). --help prints and exits with 0.
 
-    Raises UserError for an unknown option, environment or setting and for a value of the wrong type. Where
-    only --exp-id says the environment, overrides of [env], [policy] and [rnn] are checked by `from_plain`.
+    stored: gives the settings with which the run that the arguments name was made, None where they name none;
+    overrides are judged over these.
+    Raises UserError for an unknown option, environment or setting, for a value of the wrong type or out of
+    bounds, and for an option that the mode does not use. Where only --exp-id says the environment, and
+    nothing is stored, overrides of [env], [policy] and [rnn] are checked by `from_plain`.
     """
     overrides, words = _split(sys.argv[1:] if argv is None else argv)
     parser = Parser(prog="python demo.py", add_help=False, allow_abbrev=False)
@@ -88,6 +97,8 @@ def load(argv: Sequence[str] | None = None) -> Args:
             raise UserError(f"{short} and {'--' + name} are one setting: give one of them")
         if text is not None:
             overrides[name] = text
+    check_names(given)
+    check_use(given.mode, [*parser.typed(words), *overrides], given.trust_checkpoint)
     if given.layout == "metta":
         overrides.setdefault("train.data_dir", "train_dir")
     elif given.run or given.control:
@@ -101,13 +112,40 @@ def load(argv: Sequence[str] | None = None) -> Args:
             "--env beam_rider, or a run with --exp-id; --help lists all options"
         )
     fitting = overrides if given.env else {k: v for k, v in overrides.items() if k.split(".")[0] not in FREE}
-    settings = resolve(given.env, fitting, given.config)
+    sizes = {f"train.{name}" for name in SIZES}  # must fit into each other, in the run that they are for
+    settings = resolve(given.env, {k: v for k, v in fitting.items() if k not in sizes}, given.config)
     thresholds = {f"collapse.{key}" for key in ("threshold", *settings.collapse.thresholds())}
     asked = given.mode == "collapse" or given.control or thresholds & overrides.keys()
+    if settings.collapse.threshold == "auto" and "collapse.threshold" in overrides:
+        check_auto(given.mode)
+    if given.mode == "train" and not asked:
+        idle = [key for key in overrides if key.startswith("collapse.") and key != "collapse.epoch"]
+        if idle:
+            raise UserError(f"{flag(*idle[0].split('.'))} says how to collapse: add --collapse 0.3, or auto")
+    if given.mode == "train" and asked and given.resume and given.layout != "metta":
+        raise UserError("--resume goes on with a run as it is, --collapse starts another: leave one out")
     del given.help
     given.env = settings.base.env_name
     given.collapse = settings.collapse.threshold if asked else None
-    return Args(**vars(given), overrides=overrides, settings=settings)
+    args = Args(**vars(given), overrides=overrides, settings=settings)
+    plain = stored(args)
+    of_run = None if plain is None else from_plain(plain, overrides, given.config)
+    if of_run is None:
+        settings = resolve(given.env, fitting, given.config)
+    else:
+        settings = replace(settings, train=replace(of_run.train, data_dir=settings.train.data_dir))
+    if given.mode == "train":
+        settings.train.check_length()
+    return replace(args, settings=settings)
+
+
+def check_names(given: argparse.Namespace) -> None:
+    """Raise UserError for a name that no run's folder can have, and for two ways to name one thing."""
+    for option, name in (("--exp-id", given.exp_id), ("--run", given.run)):
+        if name is not None:
+            run_name(name, option)
+    if given.eval_model_path is not None and given.exp_id is not None:
+        raise UserError("--eval-model-path and --exp-id both say what to load: leave one of them out")
 
 
 def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -139,6 +177,11 @@ class Parser(argparse.ArgumentParser):
 
     def options(self) -> list[str]:
         return [name for action in self._actions for name in action.option_strings]
+
+    def typed(self, words: Sequence[str]) -> list[str]:
+        """The options among the words, by their first names."""
+        found = (self._option_string_actions.get(word.partition("=")[0]) for word in words)
+        return [action.option_strings[0] for action in found if action is not None]
 
 
 def _add_options(parser: Parser) -> None:
@@ -208,7 +251,7 @@ def _one_of(*names: str, **aliases: str) -> Callable[[str], str]:
 def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least 1")
-    return int(text)
+    return read(text, int, "")
 
 
 def _print_help(env: str | None, config: str | None, policy: str | None) -> None:
@@ -233,7 +276,8 @@ def _print_help(env: str | None, config: str | None, policy: str | None) -> None
                 continue
             setting = schema.keys[section, key]
             said = f"{setting.help} " if setting.help else ""
-            text = f"{said}(default: {setting.text}; {describe(setting.kind)})".replace("%", "%%")
+            kind = f"{describe(setting.kind)} {setting.bounds}".strip()
+            text = f"{said}(default: {setting.text}; {kind})".replace("%", "%%")
             group.add_argument(f"--{section}.{key}".replace("_", "-"), metavar="VALUE", help=text)
     parser.print_help()
 

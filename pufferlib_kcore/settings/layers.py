@@ -10,13 +10,13 @@ import configparser
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import isfinite
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.sections import FIXED, FREE, SECTIONS
-from pufferlib_kcore.settings.values import fold, literal, nearest, read
+from pufferlib_kcore.settings.values import Bounds, fold, literal, nearest, read
 
 SHIPPED = Path(__file__).resolve().parents[2] / "config"
 DEFAULT = PurePath("default.ini")
@@ -25,11 +25,12 @@ TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
 @dataclass(frozen=True)
 class Layer:
-    """One INI file.  values and comments: {(section, key): text}"""
+    """One INI file.  values and comments: {(section, key): text}; about: the comment that it begins with"""
 
     path: Path
     values: dict[tuple[str, str], str]
     comments: dict[tuple[str, str], str]
+    about: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -44,11 +45,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Key:
-    """One setting: its default's text, its type, and what it means."""
+    """One setting: its default's text, its type, what it means, and which numbers it may be."""
 
     text: str
     kind: Any
     help: str
+    bounds: Bounds = Bounds()
 
 
 class Schema:
@@ -88,11 +90,12 @@ class Schema:
             if section not in SECTIONS:
                 raise UserError(unknown(f"{layer.path}: section [{section}]", section, SECTIONS))
             if section in FREE and may_add and (section, key) not in self.keys:
-                self.keys[section, key] = Key(text, *_described(text, layer.comments.get((section, key), "")))
+                self.keys[section, key] = _described(text, layer.comments.get((section, key), ""))
             elif section in FIXED and key in hints[section]:
                 if (section, key) not in self.keys:
-                    kind, comment = hints[section][key], layer.comments.get((section, key), "")
-                    self.keys[section, key] = Key(text, kind, comment)
+                    bounds = FIXED[section].__dataclass_fields__[key].metadata.get("bounds", Bounds())
+                    said = _described(text, layer.comments.get((section, key), ""))
+                    self.keys[section, key] = replace(said, kind=hints[section][key], bounds=bounds)
             elif (section, key) not in self.keys:
                 where = f"{layer.path}: key {key!r} in [{section}]"
                 raise UserError(unknown(where, key, self.names(section)))
@@ -103,8 +106,7 @@ class Schema:
                 self.value(section, key, f"{layer.path}: {key} in [{section}]")
 
     def _set(self, section: str, key: str, text: str) -> None:
-        old = self.keys[section, key]
-        self.keys[section, key] = Key(text, old.kind, old.help)
+        self.keys[section, key] = replace(self.keys[section, key], text=text)
 
     def names(self, section: str) -> list[str]:
         return [key for owner, key in self.keys if owner == section]
@@ -114,31 +116,34 @@ class Schema:
         default = self.keys[section, key]
         example = default.text if text is not None and default.text != "None" else ""
         value = read(default.text if text is None else text, default.kind, where, example)
-        bounds = FIXED[section].__dataclass_fields__[key].metadata if section in FIXED else {}
-        if bounds and isinstance(value, int | float) and not bounds["low"] <= value <= bounds["high"]:
-            limits = f"from {bounds['low']} to {bounds['high']}" if isfinite(bounds["high"]) else ""
-            limits = limits or f"at least {bounds['low']}"
-            raise UserError(f"{where} = {value}: expected a number {limits}{bounds['hint']}")
-        return value
+        return default.bounds.check(value, where)
 
 
 def read_layer(path: Path) -> Layer:
     """Read one INI file: `key = value  # comment`. Raises UserError where it is not one."""
-    parser = configparser.ConfigParser(
-        interpolation=None, inline_comment_prefixes=("#", ";"), default_section="no such section"
-    )
     try:
-        text = path.read_text(encoding="utf-8")
-        parser.read_string(text, source=str(path))
+        return _parsed(path, path.read_text(encoding="utf-8"))
     except (configparser.Error, UnicodeDecodeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"cannot read the settings in {path}: {reason}; expected lines like gamma = 0.99"
         ) from None
+
+
+@lru_cache(256)  # every file is asked several times for the environments that it is about
+def _parsed(path: Path, text: str) -> Layer:
+    parser = configparser.ConfigParser(
+        interpolation=None, inline_comment_prefixes=("#", ";"), default_section="no such section"
+    )
+    parser.read_string(text, source=str(path))
     values = {
-        (section, key): parser[section][key] for section in parser.sections() for key in parser[section]
+        (section, key): " ".join(parser[section][key].split())
+        for section in parser.sections()
+        for key in parser[section]
     }
-    return Layer(path, {where: " ".join(value.split()) for where, value in values.items()}, _comments(text))
+    first = text.partition("\n")[0]
+    about = first.lstrip("#; ").strip() if first[:1] in ("#", ";") else ""
+    return Layer(path, values, _comments(text), about)
 
 
 def config_folders(config: str | Path | None = None) -> list[Path]:
@@ -174,16 +179,23 @@ def unknown(what: str, word: str, names: Iterable[str]) -> str:
     )
 
 
-def _described(text: str, comment: str) -> tuple[Any, str]:
-    """The type and meaning of an argument of [env], [policy] or [rnn]: the type of its default, or None.
+def _described(text: str, comment: str) -> Key:
+    """An argument of [env], [policy] or [rnn]: its type is that of its default, or None.
 
-    Where the default is None, the comment may begin with the type: `reward_clip = None  # float: a bound`
+    The comment may begin with bounds, and where the default is None, with the type:
+    `frameskip = 4  # from 1: frames`, `reward_clip = None  # float above 0: a bound`,
+    `chance = 0.0  # from 0 to 1: of a repeat`
     """
     value = literal(text)
-    if value is not None:
-        return type(value) | None, comment
-    named = re.match(r"(int|float|bool|str): (.*)", comment)
-    return (TYPES[named[1]] | None, named[2]) if named else (object, comment)
+    kind: Any = object if value is None else type(value) | None
+    named = re.match(
+        rf"(?=\w)({'|'.join(TYPES)})?\s*(?:(from|above) (-?[\d.]+)(?: to (-?[\d.]+))?)?:\s*(.*)", comment
+    )
+    if named is None:
+        return Key(text, kind, comment)
+    name, word, low, high, said = named.groups()
+    bounds = Bounds(float(low), float(high or "inf"), word == "above") if low else Bounds()
+    return Key(text, TYPES[name] | None if name and value is None else kind, said, bounds)
 
 
 def _files_of(env: str, folders: list[Path]) -> tuple[str, list[Path]]:

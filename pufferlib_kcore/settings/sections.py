@@ -5,25 +5,28 @@ arguments that the INI files of an environment's package list, and nothing here 
 """
 
 import math
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings.values import DISTANCE, Bounds
 
 
-def within(low: float, high: float = math.inf, hint: str = "") -> Any:
-    """A number of at least `low` and at most `high`; `hint` ends the sentence about one that is not."""
-    return field(metadata={"low": low, "high": high, "hint": hint})
+def within(low: float, high: float = math.inf, hint: str = "", above: bool = False) -> Any:
+    """A number within bounds."""
+    return field(metadata={"bounds": Bounds(low, high, above, hint)})
 
 
 def distance() -> Any:
     """A threshold of the coloring."""
-    return within(
-        0, 2, " (a cosine distance), as in python demo.py --mode train --env beam_rider --collapse 0.3"
-    )
+    example = ", as in python demo.py --mode train --env beam_rider --collapse 0.3"
+    return within(DISTANCE.low, DISTANCE.high, DISTANCE.hint + example)
 
 
 KINDS = ("linear", "cnn", "lstm", "critic")
+DEVICE = r"auto|cpu|(cuda|xpu)(:\d+)?|mps"
+SIZES = ("num_envs", "batch_size", "minibatch_size", "bptt_horizon", "env_batch_size")  # which must fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +73,13 @@ class Train:
     compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit into each other. An epoch is batch_size / num_envs steps of each
-        environment, cut into sequences of bptt_horizon steps, minibatch_size steps to a minibatch."""
+        """Refuse a device that is none, and sizes that do not fit into each other.
+
+        An epoch is batch_size / num_envs steps of each environment, cut into sequences of bptt_horizon steps,
+        minibatch_size steps to a minibatch.
+        """
+        if not re.fullmatch(DEVICE, self.device):
+            raise UserError(f"--train.device = {self.device!r}: expected auto, cpu, cuda or cuda:1")
         sequences = self.num_envs * self.bptt_horizon
         _fits("minibatch_size", self.minibatch_size, f"bptt_horizon = {self.bptt_horizon}", self.bptt_horizon)
         _fits(
@@ -87,6 +95,15 @@ class Train:
                 f"try --train.env-batch-size {near}"
             )
 
+    def check_length(self) -> None:
+        """Refuse a run that is shorter than its first batch, which it would take whole."""
+        if self.total_timesteps < self.batch_size:
+            raise UserError(
+                f"total_timesteps = {self.total_timesteps} is less than one batch, and training takes whole "
+                f"batches of batch_size = {self.batch_size} steps: try --train.total-timesteps "
+                f"{self.batch_size}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Collapse:
@@ -100,7 +117,7 @@ class Collapse:
     colors: Literal["weights", "faithful", "activations"]
     distill: int | None = within(0)
     max_kl: float | None = within(0)
-    target_params: float | None = within(0, 1, " (a part of the parameters)")
+    target_params: float | None = within(0, 1, " (a part of the parameters)", above=True)
     round_to: int = within(1)
 
     def __post_init__(self) -> None:

@@ -6,11 +6,42 @@ import math
 import re
 import types
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Union, get_args, get_origin
 
 from pufferlib_kcore.errors import UserError
 
 TRUE, FALSE = {"true", "yes", "on"}, {"false", "no", "off"}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that a setting may be: at least `low`, or above it, and at most `high`.
+
+    hint: ends the sentence about one that is not
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    hint: str = ""
+
+    def __str__(self) -> str:
+        if self.above:
+            return f"above {self.low:g}" + (f" and at most {self.high:g}" if math.isfinite(self.high) else "")
+        if math.isfinite(self.high):
+            return f"from {self.low:g} to {self.high:.12g}"
+        return f"at least {self.low:g}" if math.isfinite(self.low) else ""
+
+    def check(self, value: Any, where: str) -> Any:
+        """The value.  Raises UserError where it is a number that is not within; None and text pass."""
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if not self.low <= value <= self.high or (self.above and value == self.low):
+                raise UserError(f"{where} = {value}: expected a number {self}{self.hint}")
+        return value
+
+
+DISTANCE = Bounds(0, 2, hint=" (a cosine distance)")
 
 
 def read(text: str, kind: Any, where: str, example: str = "") -> Any:
@@ -33,6 +64,8 @@ def read(text: str, kind: Any, where: str, example: str = "") -> Any:
         except ValueError:
             continue
     hint = nearest(text, [str(name) for option in _options(kind) for name in get_args(option)])
+    if float in _options(kind) and re.fullmatch(r"[+-]?\d+,\d+", text):
+        hint = text.replace(",", ".")
     cure = f"; did you mean {hint}?" if hint else f", such as {example}" if example else ""
     raise UserError(f"{where} = {text!r}: expected {describe(kind)}{cure}")
 
@@ -49,10 +82,34 @@ def describe(kind: Any) -> str:
 
 
 def nearest(word: str, names: Iterable[str]) -> str | None:
-    """The name most like `word`, whatever its case, dashes and dots; None where nothing is near."""
+    """The name most like `word`, whatever its case, dashes and dots; None where nothing is near.
+
+    Initials come first: train.lr is train.learning_rate
+    """
+    names = list(names)
+    section, _, short = word.lower().lstrip("-").rpartition(".")
+    for name in names:
+        owner, _, own = name.lower().lstrip("-").rpartition(".")
+        initials = "".join(part[:1] for part in re.split("[-_]", own))
+        if len(short) > 1 and initials == short and section in ("", owner):
+            return name
     folded = {fold(name): name for name in names}
     found = difflib.get_close_matches(fold(word), folded, n=1, cutoff=0.5)
     return folded[found[0]] if found else None
+
+
+LONGEST = 200  # bytes of a name, which the names of files in a run's folder extend
+
+
+def run_name(text: str, where: str) -> str:
+    """The name of a run, or its path.  Raises UserError where a part of it can name no folder."""
+    shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
+    if not text.strip() or not text.isprintable():
+        raise UserError(f"{where} = {shown}: expected a name of letters, digits and other visible characters")
+    size = max(len(part.encode()) for part in text.split("/"))
+    if size > LONGEST:
+        raise UserError(f"{where} = {shown}: expected a name of at most {LONGEST} bytes, this has {size}")
+    return text
 
 
 def fold(name: str) -> str:

@@ -36,7 +36,7 @@ def find_run(root: str | Path, exp_id: str | Path) -> Run:
     if named:
         return named[0]
     near = difflib.get_close_matches(str(exp_id), [run.exp_id for run in known], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"start one with `{train_command(None)}`"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"start one with `{train_command(None, root)}`"
     raise UserError(f"no run '{exp_id}' in {root}; {hint}")
 
 
@@ -44,7 +44,9 @@ def newest_run(root: str | Path, env: str) -> Run:
     """The top-level run of env whose newest checkpoint is the youngest.  Raises UserError if none is."""
     found = [run for run in runs_in(root) if run.env in (env, names.env_tag(env)) and run.checkpoints()]
     if not found:
-        raise UserError(f"no run of {env} with a checkpoint in {root}; make one with `{train_command(env)}`")
+        raise UserError(
+            f"no run of {env} with a checkpoint in {root}; make one with `{train_command(env, root)}`"
+        )
     return max(found, key=age)
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import atomic, names
 from pufferlib_kcore.store.runs import Run
 
+ROOT = "train_dir"  # where runs lie if nothing else is said
+SHOWN = 5  # names in a sentence
 STATE = ".state.pt"  # of the optimizer, beside each checkpoint; trainer_state.pt is the newest of them
 
 
@@ -84,12 +87,15 @@ def find(root: str | Path, name: str) -> MettaFolder:
         return found
     folders = sorted(Path(root).iterdir()) if Path(root).is_dir() else []
     known = [path.name for path in folders if path.is_dir() and MettaFolder(path).checkpoints()]
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else f"there are {', '.join(known)}"
-        if known
-        else f"train one with `python demo.py --mode train --layout metta --run {name or 'NAME'} --env ENV`"
-    )
+    first = [name for name in known if names.parse_metta_run(name) is None]  # not retrained from another
+    if near := difflib.get_close_matches(name, first, n=3) or difflib.get_close_matches(name, known, n=3):
+        hint = f"did you mean {' or '.join(near)}?"
+    elif first:
+        shown = difflib.get_close_matches(name, first, SHOWN, cutoff=0)
+        count = "" if len(first) <= SHOWN else f", the nearest {SHOWN} of {len(first)}"
+        hint = f"there are {', '.join(shown)}{count}"
+    else:
+        words = ["python", "demo.py", "--mode", "train", "--layout", "metta", "--run", name or "NAME"]
+        place = [] if str(root) == ROOT else ["--train.data-dir", str(root)]
+        hint = f"train one with `{shlex.join([*words, '--env', 'ENV', *place])}`"
     raise UserError(f"no experiment '{name}' with a checkpoint in {root}; {hint}")

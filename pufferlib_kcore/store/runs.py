@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,10 +28,8 @@ class Run:
         root: experiments/, or a collapse folder.  A folder exp_id that holds no checkpoint is taken over.
         Raises UserError where it holds one, where exp_id is no folder's name, where the disk refuses.
         """
-        if exp_id is not None and (not exp_id or "/" in exp_id or exp_id.startswith(".")):
-            raise UserError(f"--exp-id {exp_id!r} cannot name a new run, expected one word such as 'my_run'")
-        if exp_id is not None and names.parse_collapse_folder(exp_id):
-            raise UserError(f"--exp-id {exp_id!r} is a collapse folder's name; choose another one")
+        if exp_id is not None:
+            cls.check_name(exp_id)
         run = cls(Path(root) / (exp_id or names.run_folder(env, secrets.token_hex(4))))
         if run.checkpoints():
             raise UserError(f"{run.path} holds a run; continue it with --resume, or choose another --exp-id")
@@ -41,6 +40,14 @@ class Run:
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
         run._write_config({"run": {"env": env, "exp_id": run.exp_id, "created": created}})
         return run
+
+    @staticmethod
+    def check_name(exp_id: str) -> None:
+        """Raise UserError where a new run cannot be called so."""
+        if not exp_id or "/" in exp_id or exp_id.startswith("."):
+            raise UserError(f"--exp-id {exp_id!r} cannot name a new run, expected one word such as 'my_run'")
+        if names.parse_collapse_folder(exp_id):
+            raise UserError(f"--exp-id {exp_id!r} is a collapse folder's name; choose another one")
 
     @classmethod
     def open(cls, path: str | Path) -> "Run":
@@ -119,7 +126,7 @@ class Run:
         if not found:
             raise UserError(
                 f"{self.path} has no checkpoint with an optimizer state (model_*.state.pt) to resume from; "
-                f"train anew with `{train_command(self.env)}`"
+                f"train anew with `{train_command(self.env, self.root)}`"
             )
         return found[-1]
 
@@ -142,8 +149,8 @@ class Run:
     def _some_checkpoints(self) -> list[tuple[int, Path]]:
         found = self.checkpoints()
         if not found:
-            command = f"{train_command(self.env)} --exp-id {self.exp_id}"
-            raise UserError(f"{self.path} has no checkpoint yet; train it further with `{command}`")
+            command = train_command(self.env, self.root, self.exp_id)
+            raise UserError(f"{self.path} has no checkpoint yet; train it with `{command}`")
         return found
 
     def _files(self, state: bool) -> list[tuple[int, Path]]:
@@ -275,6 +282,18 @@ def age(run: Run) -> int:
     return (found[-1][1] if found else run.path).stat().st_mtime_ns
 
 
-def train_command(env: str | None) -> str:
-    """The command that starts a run, for sentences that say what to do."""
-    return f"python demo.py --mode train --env {env or 'ENV'}"
+DATA_DIR = "experiments"  # where runs lie if nothing else is said
+
+
+def place(root: str | Path) -> list[str]:
+    """The words of a command that say where runs lie; none for the usual folder."""
+    if Path(root).absolute() == Path(DATA_DIR).absolute():
+        return []
+    inside = Path(root).is_relative_to(Path.cwd())
+    return ["--train.data-dir", str(Path(root).relative_to(Path.cwd()) if inside else root)]
+
+
+def train_command(env: str | None, root: str | Path = DATA_DIR, exp_id: str | None = None) -> str:
+    """The command that starts a run, for sentences that say what to do; what is not known is in capitals."""
+    words = ["python", "demo.py", "--mode", "train", "--env", env or "ENV"]
+    return shlex.join([*words, *([] if exp_id is None else ["--exp-id", exp_id]), *place(root)])

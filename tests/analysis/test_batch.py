@@ -10,10 +10,12 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 from made_up import ENDS, entry, history
+from matplotlib.figure import Figure
 
 from pufferlib_kcore.analysis import batch, batch_figures, batch_tables, groups, verdict
 from pufferlib_kcore.analysis.batch import Entry
 from pufferlib_kcore.analysis.curves import Curve
+from pufferlib_kcore.analysis.fibers import FiberHistory
 from pufferlib_kcore.errors import UserError
 
 
@@ -151,6 +153,43 @@ def test_seeds_are_put_on_the_steps_that_all_reached():
 def test_the_front_holds_what_nothing_smaller_reaches():
     points = [(0.2, 5.0), (0.1, 3.0), (0.2, 4.0), (0.5, 4.5), (1.0, 6.0)]
     assert batch_figures.front(points) == [(0.1, 3.0), (0.2, 5.0), (1.0, 6.0)]
+
+
+def test_points_of_one_size_stand_at_one_place(made_up):
+    found = grouped(made_up([("0.3", 0.5)]))
+    axis = Figure().subplots()
+    ((_, draw),) = batch_figures.sizes(found)
+    draw(axis)
+    places = [line.get_xdata() for line in axis.lines if line.get_marker() in "o^D"]
+    assert len(places) == 3 and len({float(x[0]) for x in places}) == 1
+    assert float(places[0][0]) == found[0].kept("collapsed")
+
+
+def test_fibers_of_a_collapsed_run_are_a_part_of_the_originals_units():
+    ((_, draw),) = batch_figures.fibers(
+        {"c": FiberHistory.of(history([0], spaces=("lstm",)))}, {"c": "collapsed"}, {"c": {"lstm": 640}}
+    )
+    axis = Figure().subplots()
+    draw(axis)
+    assert axis.lines[0].get_ydata()[0] == pytest.approx(64 / 640)  # 64 units are left of 640
+    assert "lstm (640)" in [text.get_text() for text in axis.get_legend().get_texts()]
+
+
+def test_a_setting_is_told_in_words():
+    assert groups.told("0.7_0.5_1.0_0.8") == "linear 0.7, cnn 0.5, lstm 1.0, critic 0.8"
+    assert groups.told("params0.05") == "searched for 5% of the parameters"
+    assert (groups.told(""), groups.told("0.3")) == ("", "0.3")
+
+
+def test_the_page_tells_settings_and_kl_and_has_parts_of_what_is_about_as_tables(made_up, tmp_path):
+    entries = [replace(e, kl=0.0123 if e.kind == "collapsed" else None) for e in made_up(seeds=2)]
+    about = {"command": "bash kcore.sh", "versions": {"torch": "2.13", "ale-py": None}}
+    page = Page(batch.write(tmp_path / "report", "t1 on cartpole", entries, about=about))
+    assert "linear 0.7, cnn 0.5, lstm 1, critic 0.8" in page.words and "0.012" in page.words
+    assert "in this order: linear, cnn, lstm, critic" in page.text and "{'" not in page.text
+    assert {"torch", "2.13", "versions"} <= set(page.words) and "ale-py" not in page.words
+    kl = {row["kind"]: row["kl"] for row in rows(tmp_path / "report/finals.csv")}
+    assert kl["collapsed"] == "0.0123" and kl["original"] == kl["scratch"] == ""
 
 
 def test_many_panels_fill_several_files():

@@ -397,7 +397,7 @@ def test_activations_and_no_calibration_have_their_places(trained):
         ("--collapse auto --collapse.lstm 0.3", "leave --collapse.lstm out"),
         ("--collapse auto --collapse.calibrate 0", "cannot measure KL"),
         ("--collapse 0.3 --collapse.max-kl 0.1", "a budget of --collapse auto"),
-        ("--collapse auto --collapse.target-params 1.5", "from 0 to 1"),
+        ("--collapse auto --collapse.target-params 1.5", "above 0 and at most 1"),
         ("--collapse auto --collapse.target-params 0", "above 0"),
         ("--collapse automatic", "did you mean auto?"),
         ("--collapse 0.3 --collapse.colors weight", "did you mean weights?"),

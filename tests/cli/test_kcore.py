@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -14,8 +15,9 @@ import pytest
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.cli import batch, launch
+from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import restore
-from pufferlib_kcore.store import MettaFolder, checkpoints
+from pufferlib_kcore.store import MettaFolder, checkpoints, metta
 
 REPO = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -206,16 +208,36 @@ def test_one_failure_does_not_stop_the_others(work):
         ("--exp-name nobody", "no experiment 'nobody'"),
         ("--exp-name t11", "did you mean t1?"),
         ("", "which run?"),
-        ("--exp-name t1 --epoch-idx four", "expected a whole number"),
-        ("--exp-name t1 --epoch-idx -4", "expected a whole number"),
-        ("--exp-name t1 --linear-thr 2.1", "from 0"),
-        ("--exp-name t1 --lstm-thr high", "from 0"),
-        ("--exp-name t1 --critic-thr nan", "from 0"),
+        ("--exp-name t1 --epoch-idx four", "--epoch-idx = 'four': expected a whole number, such as 340"),
+        ("--exp-name t1 --epoch-idx -4", "--epoch-idx = -4: expected a number at least 0"),
+        ("--exp-name t1 --epoch-idx 1,000", "one number or several? write 1000, or 1 000"),
+        ("--exp-name t1 --linear-thr 2.1", "--linear-thr = 2.1: expected a number from 0 to 2"),
+        ("--exp-name t1 --lstm-thr high", "--lstm-thr = 'high': expected a number, such as 1.0"),
+        ("--exp-name t1 --critic-thr nan", "--critic-thr = 'nan': expected a number, such as 0.8"),
+        ("--exp-name t1 --cnn-thr 0,1", "--cnn-thr = '0,1': expected a number; did you mean 0.1?"),
         ("--exp-name t1 --target-params 0", "a part of the parameters"),
+        ("--exp-name t1 --target-params 0,2", "did you mean 0.2?"),
+        ("--exp-name t1 --target-params 0.2 --cnn-thr 0.3", "leave --cnn-thr out"),
+        ("--exp-name t1 --cnn-thr 0.5 --target-params 0.2 --cnn-thr 0.5", "leave --cnn-thr out"),
+        ("--exp-name t1 --kinds original --cnn-thr 0.3", "collapses nothing: leave --cnn-thr out"),
+        ("--exp-name t1 --slurm slurm_partition=short", "this is --launcher local"),
+        ("--exp-name t1 --launcher slurm", "there is no sbatch on PATH"),
+        ("--exp-name t1 --launcher slurm --slurm short", "expected name=value"),
+        ("--exp-name t1 --launcher slurm --slurm partition=short", "did you mean slurm_partition?"),
+        ("--exp-name t1 --launcher slurm --slurm timeout_min=soon", "timeout_min = 'soon': expected a whole"),
+        ("--exp-name t1 --launcher slurm --slurm nodes=0", "nodes = 0: expected a number above 0"),
+        ("--exp-name t1 --launcher slurm --slurm name=x", "is the batch's to say"),
+        ("--exp-name t1 --launcher slurm --slurm cluster=moon", "expected slurm or local"),
+        ("--exp-name t1 --track tensorbord", "did you mean tensorboard?"),
+        ("--exp-name t1 --episodes 3", "unknown argument '--episodes'"),
+        ("--exp-name t1 --policy.hidden-size 0", "--policy.hidden-size = 0: expected a number at least 1"),
+        ("--exp-name t1 --train.num-envs 3", "batch_size = 256 must be a multiple of"),
+        (f"--exp-name {'x' * 300}", "at most 200 bytes"),
         ("--exp-name t1 --kinds colapsed", "did you mean collapsed?"),
         ("--exp-name t1 --launcher slurn", "did you mean slurm?"),
         ("--exp-name t1 --jobs 0", "at least 1"),
-        ("--exp-name t1 --seeds one", "expected a whole number"),
+        ("--exp-name t1 --jobs two", "--jobs = 'two': expected a whole number, such as 2"),
+        ("--exp-name t1 --seeds one", "--seeds = 'one': expected a whole number, such as 1"),
         ("--exp-name t1 --env pong", "was trained on cartpole"),
         ("--exp-name t1 --epoch-idx 6 --train.total-timesteps 1536", "nothing to do"),
         ("--exp-name t1 --kinds ,", "nothing to do"),
@@ -234,10 +256,44 @@ def test_one_failure_does_not_stop_the_others(work):
 )
 def test_a_mistake_gets_one_sentence_and_starts_nothing(base, words, said, monkeypatch, capsys):
     monkeypatch.chdir(base)
+    monkeypatch.setattr(launch.shutil, "which", lambda program: None)
     before = sorted((base / "train_dir").iterdir())
     status, err = batch.main(words.split()), capsys.readouterr().err
     assert status == 2 and said in err and len(err.splitlines()) == 1, err
     assert sorted((base / "train_dir").iterdir()) == before
+
+
+def test_kcore_sh_gives_its_defaults_and_what_was_typed(base):
+    """Through the script, which gives every threshold once: the default does not count as typed."""
+    words = "--exp-name t1 --target-params 0.2 --train.total-timesteps 1536"
+    assert "nothing to do" in kcore(base, *words.split())[2]
+    assert "leave --linear-thr out" in kcore(base, *words.split(), linear_thr="0.6")[2]
+    assert "leave --lstm-thr out" in kcore(base, *words.split(), "--lstm-thr", "1.0")[2]
+
+
+def test_overrides_are_judged_over_the_run_and_each_command_gets_those_that_it_uses(base, monkeypatch):
+    monkeypatch.chdir(base)
+    words = "--exp-name t1 --epoch-idx 4 --train.total-timesteps 4096 --train.num-envs 256 --vec serial"
+    words += " --train.batch-size 2048 --train.learning-rate 0.01 --env.max-episode-steps 9"
+    (task,) = batch.grid(*batch.parsed(words.split()))  # fits the run's horizon of 8, not the default's 16
+    assert {"--train.learning-rate", "--train.num-envs", "--vec"} <= set(task.argv)
+    assert not {"--train.learning-rate", "--train.total-timesteps", "0.01"} & set(task.collapse)
+    assert {"--train.num-envs", "--env.max-episode-steps", "--vec", "serial"} <= set(task.collapse)
+
+
+def test_an_unknown_experiment_lists_the_nearest_that_are_no_others_offspring(tmp_path):
+    for name in (*(f"arm{i}" for i in range(8)), *(f"t1_epoch_4_original_seed{i}" for i in range(9)), "t1"):
+        folder = tmp_path / name / name / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder / f"{name}__e4__s1024__t1__sc0.pt").touch()
+    for asked, said in (
+        ("t11", "did you mean t1?"),
+        ("t1_epoch_4_original_sed3", "did you mean t1_epoch_4_original_seed3 or"),
+        ("zzz", "the nearest 5 of 9"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)) as error:
+            metta.find(tmp_path, asked)
+        assert asked != "zzz" or "original" not in str(error.value)
 
 
 def test_a_rerun_with_other_settings_is_refused_and_the_report_holds_all(work):
@@ -295,7 +351,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(work):
 def test_a_launcher_through_submitit(work):
     pytest.importorskip("submitit")
     words = "--exp-name t1 --epoch-idx 4 --kinds original --launcher slurm --jobs 2 --seeds 1 2".split()
-    status, out, err = kcore(work, *words, *QUICK)
+    status, out, err = kcore(work, *words, "--slurm", "cluster=local", "timeout_min=5", *QUICK)
     assert status == 0, err
     assert run_of(work, "t1_epoch_4_original_seed2").latest()[0] == 8
     assert list((work / "train_dir/t1_kcore/logs/submitit").glob("*_submitted.pkl"))

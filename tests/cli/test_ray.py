@@ -78,7 +78,7 @@ def test_a_node_lost_in_training_is_one_sentence_and_resume_goes_on_with_the_oth
     out, err = program.communicate(timeout=PATIENCE)
 
     assert program.returncode == 1
-    assert re.fullmatch(r"demo.py: an env worker on Ray was lost: .*; go on with --resume .*\n", err), err
+    assert re.fullmatch(r"demo.py: an env worker on Ray was lost: .*; go on with `.*--resume .*`\n", err), err
     assert "raylet" not in out
     assert " workers=2 " in out and " nodes=2\n" in out
     done = epochs(run)

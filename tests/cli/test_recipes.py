@@ -230,6 +230,39 @@ def test_a_mistake_is_one_sentence(line, said):
     assert said in refusal(line)
 
 
+@pytest.mark.parametrize(
+    "override, said",
+    [
+        ("trainer.batch_size=100", "try trainer.batch_size=512 or 1024"),
+        ("trainer.total_timesteps=100", "try trainer.total_timesteps=2048"),
+        ("train.gamma=2", "trainer.gamma = 2.0: expected a number from 0 to 1"),
+        ("system.device=banana", "system.device = 'banana': expected auto, cpu, cuda or cuda:1"),
+        ("system.seed=five", "system.seed = 'five': expected a whole number"),
+        ("policy.hidden_size=0", "policy.hidden_size = 0: expected a number at least 1"),
+        ("env.max_episode_steps=-1", "env.max_episode_steps = -1: expected a number at least 1"),
+        ("trainer.lr=1", "unknown override 'trainer.lr': did you mean trainer.learning_rate?"),
+    ],
+)
+def test_a_mistake_in_a_value_is_told_in_the_words_that_were_typed(override, said, capsys):
+    assert recipes.main(["cartpole.train", "--args", "run=a", "--overrides", override]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("run.py: ") and said in err and err.count("\n") == 1 and "--" not in err, err
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "two\nlines"])
+def test_a_run_that_no_folder_can_be_called(name, capsys):
+    assert recipes.main(["cartpole.train", "--args", f"run={name}"]) == 2
+    assert capsys.readouterr().err.startswith("run.py: run = ")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["cartpole.train", "--help"]])
+def test_help_names_recipes_arguments_and_overrides(words, capsys):
+    assert recipes.main(words) == 0
+    out = capsys.readouterr().out
+    assert set(recipes.names()) <= set(out.split()) and set(recipes.ARGS) <= set(out.split())
+    assert {name for name, ours in recipes.OVERRIDES.items() if "." in ours} <= set(out.split())
+
+
 def test_what_is_not_installed_is_said_with_what_runs(monkeypatch):
     monkeypatch.setattr(recipes, "is_installed", lambda module: False)
     said = refusal(GUIDE.removeprefix("./tools/run.py "))

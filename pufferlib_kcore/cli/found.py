@@ -1,0 +1,45 @@
+"""Found: the run that a command line names, and the settings that it was made with, from files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pufferlib_kcore import store
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings import Args
+from pufferlib_kcore.store import MettaFolder, Run
+
+
+def stored_plain(args: Args) -> Mapping[str, Mapping[str, Any]] | None:
+    """The settings with which the run that the arguments name was made; None where they name none.
+
+    For the modes that take a run's settings over.  Raises UserError where a run is needed and not there, and
+    for the name of a new run that no folder can have.
+    """
+    found = named(args) if args.mode in ("train", "eval", "collapse") else None
+    return None if found is None else found.config().get("settings")
+
+
+def named(args: Args) -> Run | None:
+    """The run to go on with, to collapse or to play; None for a new one, and where a file is named."""
+    root, env, trains = args.settings.train.data_dir, args.settings.base.env_name, args.mode == "train"
+    new = trains and not args.resume and args.collapse is None
+    if args.eval_model_path is not None:
+        return None
+    if args.layout == "metta":
+        going_on = MettaFolder(Path(root) / args.run) if trains and args.run else None
+        if going_on is not None and going_on.checkpoints():
+            return going_on
+        return None if new or args.exp_id is None else store.metta.find(root, args.exp_id)
+    if args.exp_id is None:
+        return None if new or env is None else store.newest_run(root, env)
+    try:
+        found = store.find_run(root, args.exp_id)
+    except UserError:
+        if not new:
+            raise
+        Run.check_name(args.exp_id)
+        return None
+    return None if new and not found.checkpoints() else found
