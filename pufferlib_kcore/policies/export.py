@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import tempfile
 import warnings
@@ -19,7 +20,7 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.store import atomic
 
-TOLERANCE = 1e-4  # between the file's outputs and the policy's
+TOLERANCE = 1e-4  # between the file's outputs and the policy's, of the largest where that is above 1
 STEPS = 5  # that both are carried through
 
 
@@ -36,11 +37,12 @@ class Step(nn.Module):
 
 
 def to_onnx(restored: Restored, path: str | Path) -> float:
-    """Write an ONNX file, and run it beside the policy.  -> the largest difference of an output
+    """Write an ONNX file, and run it beside the policy.  -> how far an output is off, at most
 
     inputs   obs (batch, *obs), dtype of the observations; recurrent: h_in, c_in (layers, batch, hidden)
     outputs  logits (or logits_0, ..; or mean, std), value (batch, 1); h_out, c_out
-    Raises UserError where ONNX is not installed, or the file's outputs differ by more than 1e-4.
+    Raises UserError where ONNX is not installed, or an output differs by more than 1e-4 (of the largest,
+    where that is above 1), or is no finite number.
     """
     try:
         import onnxruntime
@@ -56,7 +58,7 @@ def to_onnx(restored: Restored, path: str | Path) -> float:
     outputs = [*_names(actions), "value", *["h_out", "c_out"][: len(example) - 1]]
     batch = torch.export.Dim("batch", min=1)
     shapes: tuple = ({0: batch}, tuple({1: batch} for _ in example[1:]))[: len(example)]
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, _quiet(), _unvalidated():
         file = Path(folder) / "policy.onnx"
         torch.onnx.export(
             step,
@@ -71,8 +73,11 @@ def to_onnx(restored: Restored, path: str | Path) -> float:
         )
         data = file.read_bytes()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    apart = max(_difference(session, inputs, step, restored, n) for n in (1, 3, 7))
-    if not apart <= TOLERANCE:
+    with _unvalidated():
+        apart = float(torch.stack([_difference(session, inputs, step, restored, n) for n in (1, 3, 7)]).max())
+    if not math.isfinite(apart):
+        raise UserError("outputs of the policy or of its ONNX file are no finite numbers: it was not written")
+    if apart > TOLERANCE:
         raise UserError(
             f"the ONNX file's outputs differ by {apart:.2g} from the policy's: it was not written"
         )
@@ -81,21 +86,19 @@ def to_onnx(restored: Restored, path: str | Path) -> float:
 
 
 @torch.no_grad()
-def _difference(session: Any, inputs: list[str], step: Step, restored: Restored, batch: int) -> float:
-    """The largest over some steps, each carrying its own state on."""
-    worst, (_, *ours) = 0.0, _flat(restored.examples(batch, seed=batch))
+def _difference(session: Any, inputs: list[str], step: Step, restored: Restored, batch: int) -> Tensor:
+    """The largest over some steps, each carrying its own state on; nan where any number is one."""
+    (_, *ours), apart = _flat(restored.examples(batch, seed=batch)), []
     theirs = [h.numpy() for h in ours]
     for i in range(STEPS):
         obs = _flat(restored.examples(batch, seed=100 * batch + i))[0]
         expected = step(obs, *ours)
         found = session.run(None, dict(zip(inputs, [obs.numpy(), *theirs], strict=True)))
-        worst = max(
-            worst,
-            *(float((torch.from_numpy(a) - b).abs().max()) for a, b in zip(found, expected, strict=True)),
-        )
+        for a, b in zip(map(torch.from_numpy, found), expected, strict=True):
+            apart.append((a - b).abs().max() / b.abs().max().clamp(min=1))
         if ours:
             ours, theirs = list(expected[-2:]), found[-2:]
-    return worst
+    return torch.stack(apart).max()
 
 
 def _flat(inputs: tuple) -> tuple[Tensor, ...]:
@@ -112,6 +115,17 @@ def _names(actions: Any) -> list[str]:
     if isinstance(actions, Distribution):
         return ["mean", "std"]
     return [f"logits_{i}" for i in range(len(actions))] if isinstance(actions, (list, tuple)) else ["logits"]
+
+
+@contextlib.contextmanager
+def _unvalidated():
+    """Distributions that do not look at their numbers, as what is traced cannot; afterwards as before."""
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
 
 
 @contextlib.contextmanager
