@@ -34,8 +34,16 @@ PATIENCE = 10.0  # seconds for torchrun's first process to find the same mistake
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.  -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run"""
-    return answered("demo.py", lambda: run(argv), "free space, then go on with --resume")
+    """Run one command.
+
+    -> 0, 2 for a user's mistake (one sentence on stderr), 1 for a failed run, 130 and 143 for one that was
+    stopped by Ctrl-C and SIGTERM
+    """
+    try:
+        return answered("demo.py", lambda: run(argv), "free space, then go on with --resume")
+    except KeyboardInterrupt:
+        print("demo.py: interrupted", file=sys.stderr)
+        return 130
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pufferlib_kcore import settings as settings_room
-from pufferlib_kcore.cli import answered, launch
+from pufferlib_kcore.cli import answered, launch, stored
 from pufferlib_kcore.cli.launch import Command, Outcome, is_installed
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.arguments import TRACKERS, Parser
@@ -162,6 +162,7 @@ def task_of(
     settings = (
         args.settings if plain is None else settings_room.from_plain(plain, args.overrides, args.config)
     )
+    stored.check_run(source, args)
     steps = settings.train.total_timesteps
     checkpoint = names.parse_metta_checkpoint(path.name)
     if checkpoint is not None and checkpoint.agent_steps >= steps:

@@ -14,6 +14,7 @@ from torch import nn
 
 from pufferlib_kcore import graph, store
 from pufferlib_kcore.analysis import frontier
+from pufferlib_kcore.cli import kept, stored
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph import distillation
@@ -54,15 +55,18 @@ def run(args: Args) -> int:
 
 
 def source_run(args: Args) -> runs.Run:
-    """The run that --exp-id names, else the newest of the env."""
+    """The run that --exp-id names, else the newest of the env.  Raises UserError, see `stored.check_run`."""
     data_dir = args.settings.train.data_dir
     if args.layout == "metta":
-        return store.metta.find(data_dir, args.exp_id or "")
-    if args.exp_id is not None:
-        return store.find_run(data_dir, args.exp_id)
-    if args.settings.base.env_name is None:
+        found: runs.Run = store.metta.find(data_dir, args.exp_id or "")
+    elif args.exp_id is not None:
+        found = store.find_run(data_dir, args.exp_id)
+    elif args.settings.base.env_name is None:
         raise UserError("which run? name it with --exp-id, or its environment with --env")
-    return store.newest_run(data_dir, args.settings.base.env_name)
+    else:
+        found = store.newest_run(data_dir, args.settings.base.env_name)
+    stored.check_run(found, args)
+    return found
 
 
 def thresholds_of(args: Args) -> float | dict[str, float]:
@@ -80,35 +84,22 @@ def destination(args: Args, source: runs.Run, epoch: int) -> runs.CollapseFolder
 
 def stored_or_made(args: Args) -> Collapsed:
     """The collapse that the arguments ask for, as it stands on disk where nothing has changed since."""
-    source = source_run(args)
-    epoch, path = source.nearest(args.settings.collapse.epoch)
-    folder = destination(args, source, epoch)
-    if not folder.model_path.is_file():
-        return collapse_run(args)
-    restored = worlds.restored(folder.model_path, args)
-    made = restored.payload["collapse"]
-    older = folder.model_path.stat().st_mtime_ns < path.stat().st_mtime_ns
-    if older or made.get("settings") != asdict(args.settings.collapse) or made["source"] != str(path):
-        return collapse_run(args)
-    state = folder.state_path.is_file() and checkpoints.load(folder.state_path, format=checkpoints.STATE)
-    return Collapsed(
-        source=source,
-        folder=folder,
-        epoch=epoch,
-        agent_steps=restored.payload["agent_steps"],
-        policy=restored.policy,
-        spec=restored.spec,
-        optimizer=state["optimizer"] if state else None,
-        provenance=made,
-        text=f"collapsed before: {folder.model_path}",
-    )
+    return collapse_run(args, again=False)
 
 
-def collapse_run(args: Args) -> Collapsed:
-    """Collapse a checkpoint and write the smaller policy, its optimizer state and fibers.pkl beside it."""
+def collapse_run(args: Args, again: bool = True) -> Collapsed:
+    """Collapse a checkpoint and write the smaller policy, its optimizer state and fibers.pkl beside it.
+
+    again  where the same collapse stands on disk, make it once more, unless runs started from that one
+    """
     source, asked = source_run(args), args.settings.collapse.epoch
     epoch, path = source.nearest(asked)
-    restored = worlds.restored(path, args)
+    missing = f"no epoch {asked}" if args.layout == "metta" else f"no model_{asked:06d}.pt"
+    nearest = "" if epoch == asked else f" ({missing}: the nearest epoch is {epoch})"
+    place = kept.place(destination(args, source, epoch), path, kept.recipe(args, source, path))
+    if place.stands and (place.users or not again):
+        return as_it_stands(args, source, epoch, place.folder, f"collapsing {path}{nearest}")
+    restored = worlds.restored(path, args, source)
     found = searched(args, source, restored) if args.collapse == "auto" else merged(args, source, restored)
     optimizer, note = carried_optimizer(source, epoch, restored, found.result)
 
@@ -120,16 +111,17 @@ def collapse_run(args: Args) -> Collapsed:
         if thresholds is not None
         else "auto"
     )
-    folder = destination(args, source, epoch)
+    folder = place.folder
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"cannot make {folder.path}: {error.strerror}; choose a folder that is writable"
         ) from error
+    units = {space.name: space.units for space in found.result.network.spaces if not space.whole}
     provenance = {
-        "settings": asdict(args.settings.collapse),
-        "source": str(path),
+        **kept.recipe(args, source, path),
+        "recorded": found.recorded,
         "epoch": epoch,
         "agent_steps": restored.payload["agent_steps"],
         "thresholds": thresholds,
@@ -137,6 +129,8 @@ def collapse_run(args: Args) -> Collapsed:
         "params_before": found.result.report.params_before,
         "params_after": found.result.report.params_after,
         "kl": None if found.apart is None else float(found.apart.kl),
+        "units": sum(units.values()),
+        "merged": sum(count - found.result.widths[name] for name, count in units.items()),
     }
     write(folder, restored, found.result, optimizer, provenance)
     if found.frontier:
@@ -145,10 +139,9 @@ def collapse_run(args: Args) -> Collapsed:
         frontier.figure(points, f"{source.exp_id}, epoch {epoch}").savefig(
             folder.frontier_path.with_suffix(".png")
         )
-    missing = f"no epoch {asked}" if args.layout == "metta" else f"no model_{asked:06d}.pt"
-    nearest = "" if epoch == asked else f" ({missing}: the nearest epoch is {epoch})"
     lines = [f"collapsing {path}{nearest}", str(found.result.report), *found.notes, note]
-    text = "\n".join([*lines, f"wrote {folder.model_path}"])
+    lines += [place.note] if place.note else []
+    lines += [f"wrote {folder.model_path}", *nothing_merged(provenance)]
     return Collapsed(
         source=source,
         folder=folder,
@@ -158,8 +151,42 @@ def collapse_run(args: Args) -> Collapsed:
         spec=restored.spec,
         optimizer=optimizer,
         provenance=provenance,
-        text=text,
+        text="\n".join(lines),
     )
+
+
+def as_it_stands(
+    args: Args, source: runs.Run, epoch: int, folder: runs.CollapseFolder, said: str
+) -> Collapsed:
+    """A collapse that was made before.  said: the text's first line"""
+    restored = worlds.restored(folder.model_path, args, source)
+    made = restored.payload["collapse"]
+    state = folder.state_path.is_file() and checkpoints.load(folder.state_path, format=checkpoints.STATE)
+    size = f"{made['params_before']:,} -> {made['params_after']:,} parameters"
+    optimizer = "with its optimizer's state" if state else "no optimizer's state beside it: it starts cold"
+    lines = [said, f"collapsed before: {folder.model_path}, {size}, {optimizer}", *nothing_merged(made)]
+    return Collapsed(
+        source=source,
+        folder=folder,
+        epoch=epoch,
+        agent_steps=restored.payload["agent_steps"],
+        policy=restored.policy,
+        spec=restored.spec,
+        optimizer=state["optimizer"] if state else None,
+        provenance=made,
+        text="\n".join(lines),
+    )
+
+
+def nothing_merged(provenance: dict[str, Any]) -> list[str]:
+    """What there is to say where a collapse merged nothing."""
+    if provenance["params_after"] != provenance["params_before"]:
+        return []
+    of = f" of {provenance['units']} units" if "units" in provenance else ""
+    return [
+        f"NOTHING MERGED: none{of} at threshold {provenance['tag']}; this policy is as large as the original "
+        f"({provenance['params_before']:,} parameters), and what trains on from it is no smaller one"
+    ]
 
 
 @dataclass(frozen=True)
@@ -170,6 +197,7 @@ class Found:
     notes: list[str]
     frontier: list[graph.Point] = field(default_factory=list)
     apart: graph.Divergence | None = None  # from the original, on states that it was not fitted to
+    recorded: dict[str, Any] | None = None  # what a recording was made with, where it had a say
 
 
 def merged(args: Args, source: runs.Run, restored: Restored) -> Found:
@@ -185,7 +213,8 @@ def merged(args: Args, source: runs.Run, restored: Restored) -> Found:
     except UserError as error:
         if c.colors == "activations" or "collapse.calibrate" in args.overrides:
             raise
-        return Found(plain, [f"not calibrated, no states could be recorded: {error}"])
+        why = f"not calibrated, no states could be recorded: {error}"
+        return Found(plain, [why], recorded={"failed": str(error)})
     result = graph.collapse(
         policy, inputs, thresholds, calibrate=seen.calibrate, colors=c.colors, round_to=c.round_to
     )
@@ -218,16 +247,18 @@ class Recorded:
     held_out: list[tuple]
     test: list[tuple]
     text: str
+    by: dict[str, Any]  # what it was made with
 
 
 def recorded(args: Args, source: runs.Run, restored: Restored) -> Recorded:
     """Let the original play its own environment; without it, make observations up.  Raises UserError"""
-    settings, states = worlds.stored_settings(source, args), args.settings.collapse.calibrate
+    settings, states = stored.stored_settings(source, args), args.settings.collapse.calibrate
+    by = kept.recording(settings, args)
     if not states:
         calibrate, held_out = (noise_inputs(restored.spec, seed=settings.train.seed + i) for i in range(2))
         text = "fitted to made-up observations, measured on none of the environment's"
-        return Recorded(calibrate, held_out, [], text)
-    started, envs = time.monotonic(), min(16, settings.train.num_envs)
+        return Recorded(calibrate, held_out, [], text, by)
+    started, envs = time.monotonic(), min(kept.ENVS, settings.train.num_envs)
     vec = worlds.one_group(settings, args.vec, envs)
     try:
         worlds.World(vec, None, args.vec).check(restored.spec, str(source.path))
@@ -239,7 +270,7 @@ def recorded(args: Args, source: runs.Run, restored: Restored) -> Recorded:
         vec.close()
     seconds = time.monotonic() - started
     text = f"recorded {states:,} states to calibrate on, others to measure on, in {seconds:.0f} s"
-    return Recorded(calibrate, held_out, test, text)
+    return Recorded(calibrate, held_out, test, text, by)
 
 
 def taught(args: Args, restored: Restored, found: Found, seen: Recorded) -> Found:
@@ -251,13 +282,13 @@ def taught(args: Args, restored: Restored, found: Found, seen: Recorded) -> Foun
         print(f"distilling: {steps} gradient steps on the recorded states", flush=True)
         result = graph.distill(restored.policy, result, seen.calibrate, seen.held_out, steps)
     if not seen.test:
-        return Found(result, [seen.text], found.frontier)
+        return Found(result, [seen.text], found.frontier, recorded=seen.by)
     apart = graph.divergence(restored.policy, result.policy, seen.test, result.network, result.merges)
     faithful = (
         f"on states that it was not fitted to: KL {apart.kl:.3g} nats to the original, whose states differ "
         f"by {apart.look:.3g} from their mean; value error {apart.value_error:.3g} of the values' variance"
     )
-    return Found(result, [seen.text, faithful], found.frontier, apart)
+    return Found(result, [seen.text, faithful], found.frontier, apart, seen.by)
 
 
 @contextmanager

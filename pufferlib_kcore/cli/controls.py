@@ -8,6 +8,7 @@ import torch
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.cli import collapse as collapse_job
+from pufferlib_kcore.cli import stored
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.cli.collapse import Collapsed, Ready
 from pufferlib_kcore.graph.network import network_of
@@ -29,7 +30,7 @@ def untouched(args: Args) -> Ready:
     """The checkpoint as it is."""
     source = collapse_job.source_run(args)
     epoch, path = source.nearest(args.settings.collapse.epoch)
-    restored = worlds.restored(path, args)
+    restored = worlds.restored(path, args, source)
     params = sum(p.numel() for p in restored.policy.parameters())
     size = {"params_before": params, "params_after": params}
     provenance = {"source": str(path), "epoch": epoch, "thresholds": None, "tag": "original", **size}
@@ -55,7 +56,7 @@ def same_widths(args: Args, done: Collapsed, kind: str) -> Ready:
     scratch-full  the same from step 0 on, so that it trains for all the steps that went into the collapsed
              policy, before and after
     """
-    original, seed = restore(done.provenance["source"]), worlds.stored_settings(done.source, args).train.seed
+    original, seed = restore(done.provenance["source"]), stored.stored_settings(done.source, args).train.seed
     inputs, generator = original.example_inputs, torch.Generator().manual_seed(seed)
     network = network_of(original.policy, inputs)
     shapes = {name: p.shape for name, p in done.policy.named_parameters()}

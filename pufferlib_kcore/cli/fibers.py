@@ -12,11 +12,12 @@ from typing import Any
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.analysis.fibers import FILE
+from pufferlib_kcore.cli import stored
 from pufferlib_kcore.cli.collapse import source_run, thresholds_of
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.settings import Args
-from pufferlib_kcore.store import atomic, runs
+from pufferlib_kcore.store import atomic, checkpoints, runs
 
 Thresholds = float | dict[str, float]
 
@@ -34,22 +35,33 @@ def run(args: Args) -> int:
 def fibers_over_time(
     source: runs.Run, thresholds: Thresholds, show: bool = False, processes: int | None = None
 ) -> dict[str, Any]:
-    """Units, fibers and parameters at each checkpoint of a run; kept in the run's folder, and only extended.
+    """Units, fibers and parameters at each checkpoint of a run; kept in its folder, and up to date.
 
     processes  that color; None: one a core
 
     -> {thresholds, epochs: [..], spaces: {name: {kind, units: [..], fibers: [..]}}, params, params_collapsed}
     """
     path = source.path / FILE
-    known = {entry["epoch"]: entry for entry in _stored(path, thresholds)}
-    wanted = [(epoch, str(file), thresholds) for epoch, file in source.checkpoints()]
-    if not wanted:
+    files = dict(source.checkpoints())
+    if not files:
         raise UserError(f"{source.path} has no checkpoint to color; train it first")
-    missing = [job for job in wanted if job[0] not in known]
+    digests = {epoch: checkpoints.digest(file) for epoch, file in files.items()}
+    known = {
+        entry["epoch"]: entry
+        for entry in _stored(path, thresholds)
+        if entry["digest"] == digests.get(entry["epoch"])
+    }
+    missing = [(epoch, str(file), thresholds) for epoch, file in files.items() if epoch not in known]
     for entry in _progress(_colored(missing, processes), len(missing), show):
-        known[entry["epoch"]] = entry
-    entries = [known[epoch] for epoch, *_ in wanted]
+        known[entry["epoch"]] = entry | {"digest": digests[entry["epoch"]]}
+    entries = [known[epoch] for epoch in files]
     names = entries[-1]["spaces"]
+    for entry in entries:
+        file = files[entry["epoch"]]
+        stored.check_origin(entry["env"], source, file)
+        if entry["spaces"].keys() != names.keys():
+            last = files[entries[-1]["epoch"]].name
+            raise UserError(f"{file} is of another architecture than {last}: move one of them away")
     history = {
         "thresholds": thresholds,
         "epochs": [entry["epoch"] for entry in entries],
@@ -77,8 +89,8 @@ def color(job: tuple[int, str, Thresholds]) -> dict[str, Any]:
         name: {"kind": result.kinds[name], "units": len(labels), "fibers": int(labels.max()) + 1}
         for name, labels in result.fibers.items()
     }
-    before, after = result.report.params_before, result.report.params_after
-    return {"epoch": epoch, "spaces": spaces, "params": before, "params_collapsed": after}
+    sizes = {"params": result.report.params_before, "params_collapsed": result.report.params_after}
+    return {"epoch": epoch, "env": stored.trained_on(restored.payload), "spaces": spaces, **sizes}
 
 
 def table(history: dict[str, Any]) -> str:
@@ -92,12 +104,26 @@ def table(history: dict[str, Any]) -> str:
 
 
 def _stored(path: Path, thresholds: Thresholds) -> list[dict[str, Any]]:
-    """What an earlier call found with the same thresholds."""
+    """What an earlier call found with the same thresholds, as far as its file is whole."""
     try:
-        stored = json.loads(path.read_text())
-        return stored["entries"] if stored["thresholds"] == thresholds else []
-    except (OSError, ValueError, KeyError):
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
         return []
+    if not isinstance(found, dict) or found.get("thresholds") != thresholds:
+        return []
+    entries = found.get("entries")
+    return [entry for entry in entries if _is_entry(entry)] if isinstance(entries, list) else []
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it is what `fibers_over_time` keeps of a checkpoint."""
+    keys = {"epoch", "digest", "env", "spaces", "params", "params_collapsed"}
+    if not isinstance(entry, dict) or not keys <= entry.keys() or not isinstance(entry["spaces"], dict):
+        return False
+    return all(
+        isinstance(space, dict) and {"kind", "units", "fibers"} <= space.keys()
+        for space in entry["spaces"].values()
+    )
 
 
 def _colored(jobs: list, processes: int | None) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import sys
@@ -16,7 +17,7 @@ from torch import nn
 
 from pufferlib_kcore import store
 from pufferlib_kcore.cli import collapse as collapse_job
-from pufferlib_kcore.cli import commands, controls
+from pufferlib_kcore.cli import commands, controls, stored
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import UserError
@@ -43,6 +44,7 @@ class Job:
     log_name: str = "log.out"
     name: str | None = None  # of a new run's folder; None: the environment's, and random digits
     layout: type[runs.Run] = runs.Run
+    bad: list[int] = field(default_factory=list)  # epochs after the start whose checkpoints are not good
 
 
 def run(args: Args) -> int:
@@ -66,28 +68,45 @@ def job_of(args: Args) -> Job:
             if args.resume:
                 raise
             return Job(args.settings, data_dir, name=args.exp_id)
-        return resumed(found, args) if found.checkpoints() else Job(args.settings, data_dir, name=args.exp_id)
+        if found.checkpoints():
+            return resumed(found, args)
+        stored.check_env(args.env, stored.env_of(found), found.path)
+        return Job(args.settings, data_dir, name=args.exp_id)
     if args.resume:
         return resumed(store.newest_run(data_dir, worlds.env_name(args.settings)), args)
     return Job(args.settings, data_dir)
 
 
 def resumed(found: runs.Run, args: Args) -> Job:
-    """Go on from a run's newest checkpoint that has an optimizer state."""
-    epoch, path = found.latest(with_state=True)
-    restored = worlds.restored(path, args)
-    state = checkpoints.load(found.state_path(epoch), format=checkpoints.STATE)
-    start = Start(epoch, state["agent_steps"], state["optimizer"], state["rng"])
-    collapse = restored.payload.get("collapse")
-    return Job(
-        worlds.stored_settings(found, args),
-        found.path.parent,
-        found,
-        restored.policy,
-        restored.spec,
-        start,
-        collapse,
-        "log_collapsed.out" if collapse and args.layout != "metta" else "log.out",
+    """Go on from a run's newest checkpoint that is whole, finite, and has an optimizer state."""
+    stored.check_run(found, args)
+    bad: list[int] = []
+    for epoch, path in reversed(found.resumable()):
+        try:
+            restored = worlds.restored(path, args, found)
+            state = checkpoints.load(found.state_path(epoch), format=checkpoints.STATE)
+        except checkpoints.Unfit as error:
+            say(f"passed over: {error}")
+            bad.append(epoch)
+            continue
+        if bad:
+            say(f"going on from {path}, the last good checkpoint")
+        start = Start(epoch, state["agent_steps"], state["optimizer"], state["rng"])
+        collapse = restored.payload.get("collapse")
+        return Job(
+            stored.stored_settings(found, args, restored.spec),
+            found.path.parent,
+            found,
+            restored.policy,
+            restored.spec,
+            start,
+            collapse,
+            "log_collapsed.out" if collapse and args.layout != "metta" else "log.out",
+            bad=bad,
+        )
+    raise UserError(
+        f"no checkpoint of {found.path} with an optimizer state is good; train anew with "
+        f"`{runs.train_command(found.env)}`"
     )
 
 
@@ -96,7 +115,7 @@ def after_collapse(args: Args) -> Job:
     done = collapse_job.collapse_run(args)
     say(done.text)
     return Job(
-        worlds.stored_settings(done.source, args),
+        stored.stored_settings(done.source, args, done.spec),
         done.folder.path,
         None,
         done.policy,
@@ -121,7 +140,7 @@ def metta_job(args: Args) -> Job:
     job = controls.retraining(args)
     say(job.text)
     return Job(
-        worlds.stored_settings(job.source, args),
+        stored.stored_settings(job.source, args, job.spec),
         root,
         None,
         job.policy,
@@ -148,7 +167,10 @@ def retraining_name(args: Args) -> str:
 
 
 def fit(job: Job, args: Args, together: Group = ALONE) -> int:
-    """Train a job to its end, in this process or together with others.  -> exit status"""
+    """Train a job to its end, in this process or together with others.
+
+    -> exit status: 0, 1 where the run failed, 128 + the signal that stopped it
+    """
     settings, t = job.settings, job.settings.train
     env_name = worlds.env_name(settings)
     if job.start.agent_steps >= t.total_timesteps:
@@ -171,6 +193,8 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
         if together.leads:
             stack.enter_context(run.lock())
             run.truncate_metrics(job.start.epoch)
+            for epoch in job.bad:
+                run.set_aside(epoch)
         about = store.provenance()
         config = {
             "settings": settings.to_plain(),
@@ -180,7 +204,11 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
             **about,
         }
         if together.leads:
-            run.write_config(config)
+            before = run.config()
+            earlier = before.get("changes", [])
+            differ = changes(before.get("settings", {}), config["settings"])
+            now = [{"after_epoch": job.start.epoch, "settings": differ}] if differ else []
+            run.write_config({**config, "changes": [*earlier, *now]})
         facts = {
             "policy": spec,
             "env": {
@@ -197,8 +225,7 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
         threads = worlds.threads(settings, world, policy)
         trainer = Trainer(policy, world.vec, run, t, t.seed, facts, job.start, (), epochs, together, threads)
         if not together.leads:
-            trainer.fit(stop)
-            return 0
+            return 0 if trainer.fit(stop) else stop.status
         header = header_line(run, world, trainer, job.collapse)
         trainer.reporters, close = reporting.reporter(
             run.path / job.log_name, header, t.total_timesteps, trainer.clock
@@ -233,7 +260,18 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
             cure = f"go on with `{commands.go_on(args, run)}`" if run.checkpoints() else "start it again"
             return failed(f"{error}{then} run stopped in {run.path}; {cure}")
     say(ending(run, finished, job.collapse, args))
-    return 0
+    return 0 if finished else stop.status
+
+
+def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Which settings a run that goes on changes: {"train.learning_rate": {"before": 0.001, "now": 0.0005}}"""
+    plain = json.loads(json.dumps(now, default=str))  # as config.json holds them
+    return {
+        f"{section}.{key}": {"before": old.get(key), "now": plain[section].get(key)}
+        for section, old in before.items()
+        for key in {**old, **plain[section]}
+        if old.get(key) != plain[section].get(key)
+    }
 
 
 def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: dict[str, Any] | None) -> str:
@@ -263,6 +301,8 @@ def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: 
             params_before=collapse["params_before"],
             params_after=collapse["params_after"],
         )
+        if "merged" in collapse:
+            fields["merged"] = f"{collapse['merged']} of {collapse['units']}"
     return " ".join(f"{key}={value}" for key, value in fields.items())
 
 
@@ -289,20 +329,34 @@ def failed(text: str) -> int:
     return 1
 
 
+@dataclass
+class Stop:
+    """Whether a signal has asked to stop."""
+
+    number: int | None = None
+
+    def __call__(self) -> bool:
+        return self.number is not None
+
+    @property
+    def status(self) -> int:
+        """What a shell calls the end by a signal: 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + (self.number or signal.SIGTERM)
+
+
 @contextmanager
-def stop_signals() -> Iterator[Any]:
+def stop_signals() -> Iterator[Stop]:
     """Within: the first Ctrl-C or SIGTERM asks training to stop and save; a second Ctrl-C interrupts it."""
-    asked = False
+    stop = Stop()
 
     def on_signal(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
+        if stop() and number == signal.SIGINT:
             raise KeyboardInterrupt
-        asked = True
+        stop.number = number
 
     old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield stop
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from pufferlib_kcore import environments
-from pufferlib_kcore import settings as settings_room
+from pufferlib_kcore.cli.stored import check_origin, spec_of, trained_on
 from pufferlib_kcore.environments import cores, ray_cluster, vector
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.policies import space_to_plain, spec_from
+from pufferlib_kcore.policies import space_to_plain
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import Run
@@ -27,10 +27,11 @@ PREPROCESSING = {  # of Atari's screens: what a checkpoint records, in words
 }
 
 
-def restored(path: str | Path, args: Args) -> Restored:
+def restored(path: str | Path, args: Args, found: Run | None = None) -> Restored:
     """A checkpoint's policy; with --trust-checkpoint a pickled module's too, which the settings describe.
 
-    Raises UserError unless it was trained on the preprocessing that --vec has.
+    found  the run in whose folder it lies
+    Raises UserError unless it was trained on the run's environment, and on the preprocessing that --vec has.
     """
 
     def described() -> dict[str, Any]:
@@ -40,9 +41,11 @@ def restored(path: str | Path, args: Args) -> Restored:
         finally:
             env.close()
 
-    found = restore(path, described if args.trust_checkpoint else None)
-    check_preprocessing(found.payload, args.vec, path)
-    return found
+    policy = restore(path, described if args.trust_checkpoint else None)
+    if found is not None:
+        check_origin(trained_on(policy.payload), found, path)
+    check_preprocessing(policy.payload, args.vec, path)
+    return policy
 
 
 def preprocessing(backend: str) -> str:
@@ -60,20 +63,6 @@ def check_preprocessing(payload: dict[str, Any], backend: str, source: str | Pat
             f"{source} was trained on {PREPROCESSING[trained]}, and --vec {backend} has "
             f"{PREPROCESSING[here]}: use --vec {cure}"
         )
-
-
-def stored_settings(found: Run, args: Args) -> Settings:
-    """The settings with which a run was started, and what this command line says over them."""
-    stored = found.config().get("settings")
-    return args.settings if stored is None else settings_room.from_plain(stored, args.overrides, args.config)
-
-
-def spec_of(settings: Settings, observation_space: Any, action_space: Any) -> dict[str, Any]:
-    """The policy that the settings name, for these spaces, as plain data."""
-    base = settings.base
-    rnn = settings.rnn if base.rnn_name else {}
-    names = base.package, base.policy_name, base.rnn_name
-    return spec_from(*names, settings.policy, rnn, observation_space, action_space)
 
 
 @dataclass

@@ -8,9 +8,9 @@ with quiet():  # here, before any module of the rooms does: plugins of other ver
     import gymnasium  # noqa: F401
 
 if TYPE_CHECKING:
-    from pufferlib_kcore.environments.creators import make_creator, names
+    from pufferlib_kcore.environments.creators import find, make_creator, names
 
-__all__ = ["make_creator", "names"]
+__all__ = ["find", "make_creator", "names"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,8 @@ from gymnasium import spaces
 
 TWO_PLAYERS = ("combat", "joust", "maze_craze", "warlords")  # ALE exits the process when it loads one alone
 
+FRAMES_PER_SECOND = 60  # of the console
+
 
 @cache
 def names() -> tuple[str, ...]:
@@ -47,6 +49,7 @@ def make(
         max_num_frames_per_episode=max_num_frames_per_episode,
         render_mode=render_mode,
     )
+    game.metadata = {**game.metadata, "render_fps": FRAMES_PER_SECOND / frameskip}
     return Screens(game, framestack)
 
 

@@ -1,7 +1,10 @@
 """Gymnasium's classic control and MuJoCo tasks, by Gymnasium's ids or by plain names."""
 
+import ctypes.util
 import importlib.util
 import os
+import sys
+from typing import Any
 
 import gymnasium
 
@@ -36,8 +39,9 @@ def make(name: str, *, max_episode_steps: int | None = None, render_mode: str | 
     """One task.  max_episode_steps: steps until truncation, None for Gymnasium's own limit."""
     if name in MUJOCO:
         _need("mujoco", f"{IDS[name]} needs MuJoCo", "mujoco")
-        import mujoco
-
+        if render_mode is not None:
+            os.environ.update(_offscreen(name))  # read when MuJoCo is first imported
+        mujoco = _mujoco(name)
         mujoco.set_mju_user_warning(lambda text: None)  # else printed, and logged to the working folder
     elif render_mode is not None:
         _need("pygame", f"pictures of {IDS[name]} need pygame", "classic-control")
@@ -52,6 +56,30 @@ def make(name: str, *, max_episode_steps: int | None = None, render_mode: str | 
         raise UserError(
             f"{IDS[name]} is not in Gymnasium {gymnasium.__version__}: install Gymnasium 1.0 or later"
         ) from None
+
+
+def _mujoco(name: str) -> Any:
+    """The module.  Raises UserError where it cannot be imported, as with an OpenGL that is not there."""
+    try:
+        import mujoco
+    except Exception as error:
+        backend = os.environ.get("MUJOCO_GL")
+        cure = f"MUJOCO_GL is {backend}: unset it, or try egl" if backend else "install it anew"
+        raise UserError(f"{IDS[name]}: MuJoCo cannot be loaded here ({error}); {cure}") from error
+    return mujoco
+
+
+def _offscreen(name: str) -> dict[str, str]:
+    """What lets MuJoCo draw where there is no display, unless the user chose.  Raises UserError."""
+    if {"MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys() or sys.platform != "linux":
+        return {}
+    for library, backend in (("EGL", "egl"), ("OSMesa", "osmesa")):
+        if ctypes.util.find_library(library):
+            return {"MUJOCO_GL": backend}
+    raise UserError(
+        f"pictures of {IDS[name]} need a display, EGL or OSMesa, and there is none here: install one, "
+        "as in apt install libegl1"
+    )
 
 
 def _need(module: str, what: str, extra: str) -> None:

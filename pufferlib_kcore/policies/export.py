@@ -18,6 +18,7 @@ from torch.distributions import Distribution
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import Restored
+from pufferlib_kcore.policies.unvalidated import unvalidated
 from pufferlib_kcore.store import atomic
 
 TOLERANCE = 1e-4  # between the file's outputs and the policy's, of the largest where that is above 1
@@ -58,7 +59,7 @@ def to_onnx(restored: Restored, path: str | Path) -> float:
     outputs = [*_names(actions), "value", *["h_out", "c_out"][: len(example) - 1]]
     batch = torch.export.Dim("batch", min=1)
     shapes: tuple = ({0: batch}, tuple({1: batch} for _ in example[1:]))[: len(example)]
-    with tempfile.TemporaryDirectory() as folder, _quiet(), _unvalidated():
+    with tempfile.TemporaryDirectory() as folder, _quiet(), unvalidated():
         file = Path(folder) / "policy.onnx"
         torch.onnx.export(
             step,
@@ -73,7 +74,7 @@ def to_onnx(restored: Restored, path: str | Path) -> float:
         )
         data = file.read_bytes()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    with _unvalidated():
+    with unvalidated():
         apart = float(torch.stack([_difference(session, inputs, step, restored, n) for n in (1, 3, 7)]).max())
     if not math.isfinite(apart):
         raise UserError("outputs of the policy or of its ONNX file are no finite numbers: it was not written")
@@ -115,17 +116,6 @@ def _names(actions: Any) -> list[str]:
     if isinstance(actions, Distribution):
         return ["mean", "std"]
     return [f"logits_{i}" for i in range(len(actions))] if isinstance(actions, (list, tuple)) else ["logits"]
-
-
-@contextlib.contextmanager
-def _unvalidated():
-    """Distributions that do not look at their numbers, as what is traced cannot; afterwards as before."""
-    before = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)
 
 
 @contextlib.contextmanager

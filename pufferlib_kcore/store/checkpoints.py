@@ -1,9 +1,12 @@
 """Checkpoints: plain tensors and plain data, written whole, read without running anything in them."""
 
+import hashlib
 import io
+import math
 import pickle
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,14 @@ CONTENT = {
     MODEL: "a policy's weights (model_*.pt)",
     STATE: "an optimizer's state (model_*.state.pt)",
 }
-DAMAGED = "is damaged or cut short; delete it and use another checkpoint of the run"
+NUMBERS = {MODEL: "state_dict", STATE: "optimizer"}  # where the numbers are that must be finite
+ANOTHER = "delete it and use another checkpoint of the run"
+DAMAGED = f"is damaged or cut short; {ANOTHER}"
 TRAIN = "`python demo.py --mode train --env ENV`"
+
+
+class Unfit(UserError):
+    """A file that is damaged, or holds nan or inf: an earlier checkpoint of the run may do."""
 
 
 def save(path: str | Path, payload: dict[str, Any]) -> Path:
@@ -46,7 +55,8 @@ def load(path: str | Path, trust: bool = False, format: str | None = None) -> di
     format: MODEL or STATE, where only one will do.
     trust: read a pickled torch.nn.Module as well, such as a published PufferLib 2.0 checkpoint, which CAN
         run code; it comes back as {"format": "module", "module": ...}.
-    Raises UserError, one sentence with the cure, where the file is missing, damaged, hostile or foreign.
+    Raises UserError, one sentence with the cure, where the file is missing, damaged, hostile or foreign;
+    of those Unfit where it is damaged, or a parameter, buffer or moment is nan or inf.
     """
     path = Path(path)
     _check_file(path)
@@ -56,20 +66,40 @@ def load(path: str | Path, trust: bool = False, format: str | None = None) -> di
             payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if trust:
-            return {"format": "module", "module": _load_module(path)}
+            module = _load_module(path)
+            _check_numbers(path, module.state_dict())
+            return {"format": "module", "module": module}
         raise UserError(
             f"{path} is a pickle that may run code when loaded, expected plain tensors; "
             f"pass --trust-checkpoint if you know who made it, else use a checkpoint of your own"
         ) from error
     except Exception as error:  # torch names damage in many ways: RuntimeError, EOFError, KeyError, ...
-        raise UserError(f"{path} {DAMAGED}") from error
+        raise Unfit(f"{path} {DAMAGED}") from error
     complaint = _complaint(payload)
     if complaint:
         raise UserError(f"{path} {complaint}; name a model_*.pt file that {TRAIN} wrote")
     if format not in (None, payload["format"]):
         held, wanted = CONTENT[payload["format"]], CONTENT[str(format)]
         raise UserError(f"{path} holds {held}, expected {wanted}; name that file instead")
+    _check_numbers(path, payload[NUMBERS[payload["format"]]])
     return payload
+
+
+def not_finite(numbers: Any) -> str | None:
+    """The first nan or inf in nested containers, as in 'nan in lstm.weight_hh_l0'; None without."""
+    return next((f"{what} in {key}" for key, what in _odd(numbers, "")), None)
+
+
+def digest(path: str | Path) -> str:
+    """What a file holds, in 64 hexadecimal digits.  Raises UserError where it cannot be read."""
+    found = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while part := file.read(1 << 20):
+                found.update(part)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
+    return found.hexdigest()
 
 
 def plain(value: Any, key: str = "") -> Any:
@@ -109,11 +139,31 @@ def _check_file(path: Path) -> None:
         raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from error
     archive = start == b"PK\x03\x04"
     if not start:
-        raise UserError(f"{path} is empty; delete it and use another checkpoint of the run")
+        raise Unfit(f"{path} is empty; {ANOTHER}")
     if archive and not _sums_agree(path):
-        raise UserError(f"{path} {DAMAGED}")
+        raise Unfit(f"{path} {DAMAGED}")
     if not archive and not start.startswith(b"\x80"):  # neither torch's archive nor a bare pickle
         raise UserError(f"{path} is no checkpoint; name a model_*.pt file that {TRAIN} wrote")
+
+
+def _check_numbers(path: Path, numbers: Any) -> None:
+    """Raise Unfit for nan and inf, naming the file and the parameter, buffer or moment."""
+    if odd := not_finite(numbers):
+        raise Unfit(f"{path} holds {odd}, expected finite numbers; {ANOTHER}")
+
+
+def _odd(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """(key, 'nan' or 'inf') of each tensor and number below value that is not finite."""
+    if isinstance(value, torch.Tensor):
+        if not value.isfinite().all():
+            yield key, "nan" if value.isnan().any() else "inf"
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            yield key, "nan" if math.isnan(value) else "inf"
+    elif isinstance(value, (dict, list, tuple)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            yield from _odd(item, f"{key}.{name}" if key else str(name))
 
 
 def _sums_agree(path: Path) -> bool:
@@ -143,7 +193,7 @@ def _load_module(path: Path) -> torch.nn.Module:
     except (ImportError, AttributeError) as error:
         raise UserError(f"{path} needs code that is not here ({error}); install its package") from error
     except Exception as error:
-        raise UserError(f"{path} {DAMAGED}") from error
+        raise Unfit(f"{path} {DAMAGED}") from error
     if not isinstance(module, torch.nn.Module):
         kind = type(module).__name__
         raise UserError(f"{path} holds a {kind}, expected a torch.nn.Module; save the policy itself")

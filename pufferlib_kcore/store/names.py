@@ -27,7 +27,8 @@ _BY_KIND = r"(?:def|lin|cnn|lstm|crit)"
 _TAG = rf"{_VALUE}|{_BY_KIND}{_VALUE}(?:_{_BY_KIND}{_VALUE})*"
 _NUMBER_TAG = r"\d+(?:p\d+)?"
 _BUDGET = rf"(?:kl{_NUMBER_TAG})?_?(?:params{_NUMBER_TAG})?"
-_FOLDER = re.compile(rf"collapsed_model_(?:(thr|size|act)_({_TAG})|auto_({_BUDGET}))_(\d{{6,}})")
+_AGAIN = r"(?:_(?:[2-9]|[1-9]\d{1,4}))?"  # the number of one that differs in other settings
+_FOLDER = re.compile(rf"collapsed_model_(?:(thr|size|act)_({_TAG})|auto_({_BUDGET}))_(\d{{6,}}){_AGAIN}")
 _MODEL = re.compile(r"model_(\d{6,})(_collapsed)?(\.state)?\.pt")
 _RUN = re.compile(r"(.+)-([0-9a-f]{8})")
 _METTA_CHECKPOINT = re.compile(r"(.+)__e(\d+)__s(\d+)__t(\d+)__sc(\d+)\.pt")
@@ -141,6 +142,15 @@ def search_folder(budget: Mapping[str, float], epoch: int) -> str:
     names = {"max_kl": "kl", "target_params": "params"}
     tags = [tag + decimal(budget[name]).replace(".", "p") for name, tag in names.items() if name in budget]
     return f"collapsed_model_auto_{'_'.join(tags)}_{epoch:06d}"
+
+
+def numbered(folder: str, number: int) -> str:
+    """A collapse folder's name where another of that name is kept for the runs that started from it.
+
+    >>> numbered("collapsed_model_thr_03_000051", 1), numbered("collapsed_model_thr_03_000051", 2)
+    ('collapsed_model_thr_03_000051', 'collapsed_model_thr_03_000051_2')
+    """
+    return folder if number == 1 else f"{folder}_{number}"
 
 
 def parse_collapse_folder(name: str) -> CollapseName | None:

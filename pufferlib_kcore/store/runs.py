@@ -38,7 +38,8 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot make {run.path}: {error.strerror}; choose another folder") from error
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        run._write_config({"run": {"env": env, "exp_id": run.exp_id, "created": created}})
+        with run.lock():  # another process may train in it that has saved nothing yet
+            run._write_config({"run": {"env": env, "exp_id": run.exp_id, "created": created}})
         return run
 
     @staticmethod
@@ -119,16 +120,23 @@ class Run:
 
     def latest(self, with_state: bool = False) -> tuple[int, Path]:
         """The newest checkpoint; with_state: the newest that training can resume from."""
-        found = self._some_checkpoints()
-        if with_state:
-            states = dict(self.states())
-            found = [(epoch, path) for epoch, path in found if epoch in states]
+        return (self.resumable() if with_state else self._some_checkpoints())[-1]
+
+    def resumable(self) -> list[tuple[int, Path]]:
+        """The checkpoints that have an optimizer state.  Raises UserError where there is none."""
+        states = dict(self.states())
+        found = [(epoch, path) for epoch, path in self._some_checkpoints() if epoch in states]
         if not found:
             raise UserError(
                 f"{self.path} has no checkpoint with an optimizer state (model_*.state.pt) to resume from; "
                 f"train anew with `{train_command(self.env, self.root)}`"
             )
-        return found[-1]
+        return found
+
+    def set_aside(self, epoch: int) -> list[Path]:
+        """Rename the files of a checkpoint that is damaged to *.bad, so that it no longer counts as one."""
+        files = [path for path in (self.model_path(epoch), self.state_path(epoch)) if path.is_file()]
+        return [path.rename(path.with_name(path.name + ".bad")) for path in files]
 
     def prune_states(self, keep: str = "auto", collapse_epochs: Sequence[int] = (50,)) -> list[Path]:
         """Delete the states that nothing will need; returns what was deleted.
@@ -234,6 +242,10 @@ class CollapseFolder:
     @property
     def thresholds(self) -> float | dict[str, float] | None:
         return self._name.thresholds
+
+    def numbered(self, number: int) -> "CollapseFolder":
+        """The folder of another collapse of this name, that differs in other settings: .._000051_2/"""
+        return CollapseFolder(self.path.with_name(names.numbered(self.path.name, number)))
 
     @property
     def model_path(self) -> Path:

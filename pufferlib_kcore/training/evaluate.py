@@ -38,13 +38,12 @@ def play(
     episodes: int,
     *,
     greedy: bool = False,
-    max_steps: int | None = None,
     watch: Callable[[int], None] = lambda step: None,
 ) -> Played:
     """Play until every environment of `vec` (one group) finished its share of the episodes.
 
     episodes: a multiple of vec.num_envs; greedy: take the most likely action instead of sampling;
-    max_steps: stop early with the episodes that finished; watch(step) is called before each step.
+    watch(step) is called before each step, with what an episode ended with still in sight.
     """
     share = -(-episodes // vec.num_envs)
     generator = torch.Generator().manual_seed(seed)
@@ -53,7 +52,7 @@ def play(
     finished: list[list[tuple[float, float]]] = [[] for _ in range(vec.num_envs)]
     vec.reset(seed)
     steps = 0
-    while min(map(len, finished)) < share and (max_steps is None or steps < max_steps):
+    while min(map(len, finished)) < share:
         watch(steps)
         got = vec.recv(0)
         ended = torch.as_tensor(got.terminals) | torch.as_tensor(got.truncations)

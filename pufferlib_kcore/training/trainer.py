@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from pufferlib_kcore.policies.unvalidated import unvalidated
 from pufferlib_kcore.store import checkpoints
 from pufferlib_kcore.training import memory, precision
 from pufferlib_kcore.training.clock import Clock
@@ -108,8 +109,13 @@ class Trainer:
     def fit(self, stop: Callable[[], bool] = lambda: False) -> bool:
         """Train to `total_timesteps`.  -> True when done, False when `stop` said so; saved either way.
 
-        Raises ppo.Diverged when a loss is not finite: checkpoints written before stay as they are.
+        Raises Diverged when a loss, a parameter or a moment is not finite: checkpoints written before stay as
+        they are.
         """
+        with unvalidated():  # a Gaussian policy's numbers are checked here
+            return self._fit(stop)
+
+    def _fit(self, stop: Callable[[], bool]) -> bool:
         started, saved = time.perf_counter(), self.epoch
         first = self.together.rank * self.vec.num_envs
         self.vec.reset(self.seed + self.agent_steps + first)  # a resumed run plays new episodes
@@ -148,10 +154,14 @@ class Trainer:
         return self.collector.collect(stop)
 
     def update(self, data: Experience) -> dict[str, float]:
-        """See Learner.update."""
+        """See Learner.update.  Raises Diverged, also where its last step left a number that is not finite."""
         if self.threads:
             torch.set_num_threads(self.threads[1])
-        return self.learner.update(data)
+        losses = self.learner.update(data)
+        for numbers in (self.policy.state_dict(), self.optimizer.state_dict()):
+            if odd := checkpoints.not_finite(numbers):
+                raise Diverged(f"the update left {odd}")
+        return losses
 
     def save(self) -> None:
         """Write model_<epoch>.pt, and beside it the optimizer, schedule and random numbers."""

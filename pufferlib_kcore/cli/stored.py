@@ -1,0 +1,146 @@
+"""Stored: what runs and checkpoints on disk say of themselves, and what may not contradict it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pufferlib_kcore import environments
+from pufferlib_kcore import settings as settings_room
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.policies import plain_to_space, spec_from
+from pufferlib_kcore.settings import Args, Settings, flag
+from pufferlib_kcore.store import Run
+
+
+def trained_on(payload: dict[str, Any]) -> str | None:
+    """The environment's name, where a checkpoint says it."""
+    return payload.get("env", {}).get("name")
+
+
+def same_env(one: str, other: str) -> bool:
+    """Whether two names are one environment's: cartpole and CartPole-v1"""
+
+    def known(name: str) -> tuple[str, str]:
+        try:
+            return environments.find(name)
+        except UserError:  # of somebody else
+            return "", name
+
+    return known(one) == known(other)
+
+
+def env_of(found: Run) -> str | None:
+    """A run's environment; None where only its folder's name could say it, and does not."""
+    if found.env is None or "run" in found.config():
+        return found.env
+    try:
+        environments.find(found.env)
+    except UserError:
+        return None
+    return found.env
+
+
+def check_origin(env: str | None, found: Run, path: str | Path) -> None:
+    """Raise UserError for a checkpoint of another environment than the run's in whose folder it lies."""
+    own = env_of(found)
+    if env and own and not same_env(env, own):
+        raise UserError(
+            f"{path} was trained on {env}, and {found.path} is a run of {own}: move that file away"
+        )
+
+
+def check_env(env: str | None, trained: str | None, source: str | Path) -> None:
+    """Raise UserError where the command line names another environment than a run or checkpoint has."""
+    if env and trained and not same_env(env, trained):
+        raise UserError(
+            f"{source} was trained on {trained}, not on --env {env}: leave --env out, or name what was "
+            f"trained on {env}"
+        )
+
+
+def check_run(found: Run, args: Args, spec: dict[str, Any] | None = None) -> None:
+    """Raise UserError where the command line contradicts a run that is there: its environment, its policy.
+
+    spec  of its policy; None: as config.json has it
+    """
+    check_env(args.env, env_of(found), found.path)
+    asked = [key for key in args.overrides if is_architecture(key)]
+    spec = spec or found.config().get("policy")
+    if not asked or not spec:
+        return
+    without = {key: text for key, text in args.overrides.items() if key not in asked}
+    stored, here = (_settings_over(found, args, over) for over in (without, args.overrides))
+    try:
+        wanted = spec_of(here, *spaces_of(spec))
+    except UserError:  # no such policy for these spaces
+        wanted = None
+    for key in asked:
+        old, new = _part(spec, stored, key), wanted and _part(wanted, here, key)
+        if old != new:
+            raise UserError(
+                f"{found.path} was trained with {key} = {old}, and {flag(*key.split('.', 1))} "
+                f"{args.overrides[key]} is asked for: leave it out, or train a new run"
+            )
+
+
+def is_architecture(key: str) -> bool:
+    """Whether a setting says which policy is built."""
+    return key.startswith(("policy.", "rnn.")) or key in ("base.package", "base.policy_name", "base.rnn_name")
+
+
+def _part(spec: dict[str, Any], settings: Settings, key: str) -> Any:
+    """What an architecture's setting comes to in a spec, whatever words say it."""
+    section, name = key.split(".", 1)
+    if section == "base":
+        return {"policy_name": spec["name"], "rnn_name": spec["rnn"]}.get(name, settings.base.package)
+    args = spec["policy_args"] if section == "policy" else spec["rnn_args"]
+    return args.get(name, getattr(settings, section).get(name))
+
+
+def stored_settings(found: Run, args: Args, spec: dict[str, Any] | None = None) -> Settings:
+    """The settings with which a run was started, and what this command line says over them.
+
+    spec  of the policy that is trained on: where the settings say another one, they give way
+    Raises UserError as `check_run` does.
+    """
+    check_run(found, args, spec)
+    settings = _settings_over(found, args, args.overrides)
+    return settings if spec is None else truthful(settings, spec)
+
+
+def truthful(settings: Settings, spec: dict[str, Any]) -> Settings:
+    """The settings, their [base], [policy] and [rnn] as the spec has them where they would build another."""
+    try:
+        here = spec_of(settings, *spaces_of(spec))
+    except UserError:
+        here = {}
+    if all(here.get(key) == spec[key] for key in ("name", "rnn", "policy_args", "rnn_args")):
+        return settings
+    policy, rnn = (
+        {key: said[key] for key in own if key in said}
+        for own, said in ((settings.policy, spec["policy_args"]), (settings.rnn, spec["rnn_args"]))
+    )
+    base = replace(settings.base, policy_name=spec["name"], rnn_name=spec["rnn"])
+    return replace(settings, base=base, policy=policy, rnn=rnn)
+
+
+def _settings_over(found: Run, args: Args, overrides: dict[str, str]) -> Settings:
+    stored = found.config().get("settings")
+    if stored is not None:
+        return settings_room.from_plain(stored, overrides, args.config)
+    return args.settings if args.env is None else settings_room.resolve(args.env, overrides, args.config)
+
+
+def spaces_of(spec: dict[str, Any]) -> tuple[Any, Any]:
+    """The observation space and the action space of a stored policy."""
+    return plain_to_space(spec["observation_space"]), plain_to_space(spec["action_space"])
+
+
+def spec_of(settings: Settings, observation_space: Any, action_space: Any) -> dict[str, Any]:
+    """The policy that the settings name, for these spaces, as plain data."""
+    base = settings.base
+    rnn = settings.rnn if base.rnn_name else {}
+    names = base.package, base.policy_name, base.rnn_name
+    return spec_from(*names, settings.policy, rnn, observation_space, action_space)
