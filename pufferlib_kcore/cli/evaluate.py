@@ -48,5 +48,10 @@ def chosen(args: Args) -> tuple[Path, Restored, Settings]:
         return path, restored, args.settings
     env: dict[str, Any] = restored.payload["env"]
     stored.check_env(args.env, env["name"], path)
-    overrides = {**{f"env.{k}": v for k, v in env["kwargs"].items()}, **args.overrides}
-    return path, restored, resolve(env["name"], overrides, args.config)
+
+    def over(overrides: dict[str, str]) -> Settings:
+        played = {f"env.{key}": value for key, value in env["kwargs"].items()}
+        return resolve(env["name"], {**played, **overrides}, args.config)
+
+    stored.check_policy(restored.spec, args, path, over)
+    return path, restored, over(args.overrides)

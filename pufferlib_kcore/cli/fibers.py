@@ -57,10 +57,11 @@ def fibers_over_time(
     entries = [known[epoch] for epoch in files]
     names = entries[-1]["spaces"]
     for entry in entries:
-        file = files[entry["epoch"]]
-        stored.check_origin(entry["env"], source, file)
+        stored.check_origin(entry["env"], source, files[entry["epoch"]])
+    for entry in entries:
         if entry["spaces"].keys() != names.keys():
             last = files[entries[-1]["epoch"]].name
+            file = files[entry["epoch"]]
             raise UserError(f"{file} is of another architecture than {last}: move one of them away")
     history = {
         "thresholds": thresholds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,25 @@ def check_run(found: Run, args: Args, spec: dict[str, Any] | None = None) -> Non
     spec  of its policy; None: as config.json has it
     """
     check_env(args.env, env_of(found), found.path)
+    if spec := spec or found.config().get("policy"):
+        check_policy(spec, args, found.path, lambda overrides: _settings_over(found, args, overrides))
+
+
+def check_policy(
+    spec: dict[str, Any],
+    args: Args,
+    source: str | Path,
+    settings_over: Callable[[dict[str, str]], Settings],
+) -> None:
+    """Raise UserError where the command line asks for another policy than a stored one.
+
+    settings_over  the stored settings under these overrides
+    """
     asked = [key for key in args.overrides if is_architecture(key)]
-    spec = spec or found.config().get("policy")
-    if not asked or not spec:
+    if not asked:
         return
     without = {key: text for key, text in args.overrides.items() if key not in asked}
-    stored, here = (_settings_over(found, args, over) for over in (without, args.overrides))
+    stored, here = settings_over(without), settings_over(args.overrides)
     try:
         wanted = spec_of(here, *spaces_of(spec))
     except UserError:  # no such policy for these spaces
@@ -80,7 +94,7 @@ def check_run(found: Run, args: Args, spec: dict[str, Any] | None = None) -> Non
         old, new = _part(spec, stored, key), wanted and _part(wanted, here, key)
         if old != new:
             raise UserError(
-                f"{found.path} was trained with {key} = {old}, and {flag(*key.split('.', 1))} "
+                f"{source} was trained with {key} = {old}, and {flag(*key.split('.', 1))} "
                 f"{args.overrides[key]} is asked for: leave it out, or train a new run"
             )
 

@@ -86,11 +86,11 @@ def resumed(found: runs.Run, args: Args) -> Job:
             restored = worlds.restored(path, args, found)
             state = checkpoints.load(found.state_path(epoch), format=checkpoints.STATE)
         except checkpoints.Unfit as error:
-            say(f"passed over: {error}")
+            say(f"passed over: {str(error).partition(';')[0]}")
             bad.append(epoch)
             continue
         if bad:
-            say(f"going on from {path}, the last good checkpoint")
+            say(f"going on from {path}, the last good checkpoint; files passed over are renamed to *.bad")
         start = Start(epoch, state["agent_steps"], state["optimizer"], state["rng"])
         collapse = restored.payload.get("collapse")
         return Job(

@@ -213,7 +213,7 @@ def test_a_signal_saves_and_resume_goes_on(tmp_path, number):
     until(lambda: metrics.is_file() and len(metrics.read_text().splitlines()) >= 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 0 and err == "" and "stopped; saved" in out
+    assert process.returncode == 128 + number and err == "" and "stopped; saved" in out
     last = epochs(out)[-1]
     run = store.Run.open(tmp_path / "experiments/x")
     assert run.latest()[0] == last
