@@ -16,7 +16,7 @@ import torch
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import atomic, checkpoints
-from pufferlib_kcore.store.checkpoints import MODEL, STATE, load, save
+from pufferlib_kcore.store.checkpoints import MODEL, STATE, Unfit, load, save
 
 
 def model(**more):
@@ -288,6 +288,61 @@ def test_foreign_files_are_refused_with_what_was_expected(tmp_path):
         with pytest.raises(UserError, match=words) as error:
             load(path)
         sentence(error)
+
+
+@pytest.mark.parametrize(
+    "number, word", [(float("nan"), "nan"), (float("inf"), "inf"), (-float("inf"), "inf")]
+)
+def test_numbers_that_are_none_are_refused_by_file_and_name(tmp_path, number, word):
+    path, odd = tmp_path / "m.pt", torch.tensor([1.0, number])
+    moments = {"state": {3: {"step": torch.tensor(5.0), "exp_avg": odd}}, "param_groups": []}
+    rate = {"state": {}, "param_groups": [{"lr": number, "params": [0]}]}
+    buffers = {"a.weight": torch.ones(2), "norm.running_var": odd.to(torch.bfloat16)}
+    for payload, name in [
+        (model(state_dict={"a.weight": odd}), "a.weight"),
+        (model(state_dict=buffers), "norm.running_var"),
+        (state(optimizer=moments), "state.3.exp_avg"),
+        (state(optimizer=rate), "param_groups.0.lr"),
+    ]:
+        save(path, payload)
+        with pytest.raises(Unfit, match=rf"m\.pt holds {word} in {name}, expected finite numbers") as error:
+            load(path)
+        sentence(error)
+    net = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(net.weight, number)
+    torch.save(net, path)
+    with pytest.raises(Unfit, match=f"holds {word} in weight"):
+        load(path, trust=True)
+
+
+def test_counts_and_what_is_not_computed_with_may_be_what_they_like(tmp_path):
+    counts = {"n": torch.tensor([2**40]), "mask": torch.tensor([True]), "none": torch.zeros(0)}
+    payload = model(state_dict=counts, env={"kwargs": {"low": -float("inf")}})
+    assert same(load(save(tmp_path / "m.pt", payload)), payload)
+
+
+def test_damage_can_be_told_from_what_is_no_checkpoint(tmp_path):
+    path = save(tmp_path / "m.pt", model())
+    whole = path.read_bytes()
+    for content in (b"", whole[:100], whole[:-10]):
+        path.write_bytes(content)
+        with pytest.raises(Unfit):
+            load(path)
+    for foreign in (tmp_path / "none.pt", tmp_path):
+        with pytest.raises(UserError) as error:
+            load(foreign)
+        assert not isinstance(error.value, Unfit)
+
+
+def test_a_digest_is_of_what_a_file_holds(tmp_path):
+    one, other = (tmp_path / name for name in ("a", "b"))
+    for path in (one, other):
+        path.write_bytes(b"x" * 3_000_000)
+    assert checkpoints.digest(one) == checkpoints.digest(other)
+    other.write_bytes(b"x" * 2_999_999 + b"y")
+    assert checkpoints.digest(one) != checkpoints.digest(other)
+    with pytest.raises(UserError, match="cannot read"):
+        checkpoints.digest(tmp_path / "none")
 
 
 def test_weights_and_states_are_not_mixed_up(tmp_path):

@@ -155,6 +155,18 @@ def test_what_a_search_found_has_a_folder_of_its_own(budget):
     assert len({name, names.collapse_folder(0.3, 51), names.collapse_folder(0.3, 51, "activations")}) == 3
 
 
+def test_a_numbered_folder_is_a_collapse_folder_of_the_same_meaning():
+    plain = [names.collapse_folder(0.3, 51), names.collapse_folder({"lstm": 0.25}, 1234567, "activations")]
+    for name in [*plain, names.search_folder({"max_kl": 0.01}, 51)]:
+        made = {names.numbered(name, number) for number in range(1, 30)}
+        assert len(made) == 29 and name in made
+        assert {str(names.parse_collapse_folder(one)) for one in made} == {
+            str(names.parse_collapse_folder(name))
+        }
+        for wrong in ("_1", "_0", "_02", "_", "_x", "_2_2"):
+            assert names.parse_collapse_folder(name + wrong) is None
+
+
 def test_a_folder_says_what_its_thresholds_are_of():
     name = names.collapse_folder({"lstm": 0.25}, 7, "activations")
     assert names.parse_collapse_folder(name) == ({"lstm": 0.25}, 7, "activations")

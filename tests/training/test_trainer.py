@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Distribution
 from worlds import Countdown, tiny_policy, train_settings
 
 from pufferlib_kcore.store import checkpoints
@@ -119,6 +120,25 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path):
     assert [epoch for epoch, _ in trainer.run.checkpoints()] == [1, 2]
     kept = checkpoints.load(trainer.run.model_path(2))["state_dict"]
     assert all(torch.isfinite(tensor).all() for tensor in kept.values())
+
+
+@pytest.mark.parametrize(
+    "space", [gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,), np.float32)]
+)
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_a_step_that_leaves_no_number_is_divergence_and_is_not_saved(
+    tmp_path, space, minibatches, monkeypatch
+):
+    monkeypatch.setattr(Distribution, "_validate_args", True)
+    vec = Countdown([20] * 4)
+    vec.single_action_space = space
+    vec.send = lambda g, actions, send=vec.send: send(g, np.zeros(len(actions)))
+    sizes = {"minibatch_size": 64 // minibatches, "update_epochs": 1, "checkpoint_interval": 1}
+    trainer = make(tmp_path, vec=vec, **sizes, learning_rate=1e39)
+    with pytest.raises(Diverged):
+        trainer.fit()
+    assert not trainer.run.checkpoints() and not trainer.run.states()
+    assert Distribution._validate_args, "training leaves the process as it was"
 
 
 def test_a_failing_environment_keeps_what_was_learned_before(tmp_path):
