@@ -31,11 +31,12 @@ class Place:
 
 def recipe(args: Args, source: Run, path: Path) -> dict[str, Any]:
     """What makes a collapse what it is: the checkpoint, the settings, and what is recorded with which."""
+    records = args.settings.collapse.calibrate or args.collapse == "auto"
     return {
         "settings": asdict(args.settings.collapse),
         "source": str(path),
         "digest": checkpoints.digest(path),
-        "recorded": recording(stored.stored_settings(source, args), args),
+        "recorded": recording(stored.stored_settings(source, args), args) if records else None,
     }
 
 
@@ -105,9 +106,8 @@ def difference(made: dict[str, Any], asked: dict[str, Any], folder: CollapseFold
         old = made.get("settings", {}).get(key, value)
         if key not in NAMED and old != value:
             return f"with {key} = {old}, here {value}"
-    recorded = made.get("recorded", asked["recorded"])
-    if recorded is not None and recorded != asked["recorded"]:
-        now = asked["recorded"]
+    recorded, now = made.get("recorded"), asked["recorded"]
+    if recorded and now and recorded != now:
         odd = next(key for key in [*recorded, *now] if recorded.get(key) != now.get(key))
         return f"on states recorded with {odd} = {recorded.get(odd)}, here {now.get(odd)}"
     return ""

@@ -34,11 +34,12 @@ def same_env(one: str, other: str) -> bool:
 
 def env_of(found: Run) -> str | None:
     """A run's environment; None where only its folder's name could say it, and does not."""
-    if found.env is None or "run" in found.config():
-        return found.env
+    if found.env is None:
+        return None
     try:
-        environments.find(found.env)
-    except UserError:
+        if "run" not in found.config():
+            environments.find(found.env)
+    except UserError:  # a damaged configuration, or a name that only looks like an environment's
         return None
     return found.env
 
@@ -67,7 +68,7 @@ def check_run(found: Run, args: Args, spec: dict[str, Any] | None = None) -> Non
     spec  of its policy; None: as config.json has it
     """
     check_env(args.env, env_of(found), found.path)
-    if spec := spec or found.config().get("policy"):
+    if any(map(is_architecture, args.overrides)) and (spec := spec or found.config().get("policy")):
         check_policy(spec, args, found.path, lambda overrides: _settings_over(found, args, overrides))
 
 

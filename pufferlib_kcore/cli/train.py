@@ -133,6 +133,7 @@ def metta_job(args: Args) -> Job:
     if name is None or re.search(r"[\s,/]", name) or name.startswith("."):
         raise UserError(f"which run? name it in one word, as in --layout metta --run t1, not {name!r}")
     found = store.MettaFolder(Path(root) / name)
+    stored.check_env(args.env, stored.env_of(found), found.path)
     if found.checkpoints():
         return resumed(found, args)
     if not retrained:

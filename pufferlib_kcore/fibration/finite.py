@@ -19,10 +19,16 @@ def finite(x: Any, where: str, cure: str = DIVERGED) -> None:
     cure   and what it ends with: what to do
     Raises UserError.
     """
-    if isinstance(x, Tensor) and not (good := x.detach().isfinite()).all():
-        wrong = "NaN" if x.isnan().any() else "infinity"
-        count = "" if x.ndim == 0 else f" in {int((~good).sum())} of its {x.numel()} numbers"
-        raise UserError(f"{where} holds {wrong}{count}: {cure}")
+    if wrong := not_finite(x):
+        raise UserError(f"{where} holds {wrong}: {cure}")
+
+
+def not_finite(x: Any) -> str | None:
+    """'NaN in 2 of its 64 numbers' or 'infinity ..', of a tensor that holds such; None of all else."""
+    if not isinstance(x, Tensor) or (good := x.detach().isfinite()).all():
+        return None
+    wrong = "NaN" if x.isnan().any() else "infinity"
+    return wrong if x.ndim == 0 else f"{wrong} in {int((~good).sum())} of its {x.numel()} numbers"
 
 
 def finite_policy(policy: nn.Module, merged: Collection[str], cure: str = DIVERGED) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import math
 import pickle
 import warnings
 import zipfile
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.fibration import finite
 from pufferlib_kcore.store import atomic
 
 MODEL, STATE = "pufferlib_kcore", "pufferlib_kcore.state"  # the two formats
@@ -32,7 +32,7 @@ TRAIN = "`python demo.py --mode train --env ENV`"
 
 
 class Unfit(UserError):
-    """A file that is damaged, or holds nan or inf: an earlier checkpoint of the run may do."""
+    """A file that is damaged, or holds NaN or infinity: an earlier checkpoint of the run may do."""
 
 
 def save(path: str | Path, payload: dict[str, Any]) -> Path:
@@ -56,7 +56,7 @@ def load(path: str | Path, trust: bool = False, format: str | None = None) -> di
     trust: read a pickled torch.nn.Module as well, such as a published PufferLib 2.0 checkpoint, which CAN
         run code; it comes back as {"format": "module", "module": ...}.
     Raises UserError, one sentence with the cure, where the file is missing, damaged, hostile or foreign;
-    of those Unfit where it is damaged, or a parameter, buffer or moment is nan or inf.
+    of those Unfit where it is damaged, or a parameter, buffer or moment is NaN or infinite.
     """
     path = Path(path)
     _check_file(path)
@@ -86,8 +86,8 @@ def load(path: str | Path, trust: bool = False, format: str | None = None) -> di
 
 
 def not_finite(numbers: Any) -> str | None:
-    """The first nan or inf in nested containers, as in 'nan in lstm.weight_hh_l0'; None without."""
-    return next((f"{what} in {key}" for key, what in _odd(numbers, "")), None)
+    """The first in nested containers that is not: 'lstm.bias holds NaN in 1 of its 8 numbers', or None."""
+    return next((f"{key} holds {wrong}" for key, wrong in _odd(numbers, "")), None)
 
 
 def digest(path: str | Path) -> str:
@@ -147,23 +147,19 @@ def _check_file(path: Path) -> None:
 
 
 def _check_numbers(path: Path, numbers: Any) -> None:
-    """Raise Unfit for nan and inf, naming the file and the parameter, buffer or moment."""
+    """Raise Unfit for NaN and infinity, naming the file and the parameter, buffer or moment."""
     if odd := not_finite(numbers):
-        raise Unfit(f"{path} holds {odd}, expected finite numbers; {ANOTHER}")
+        raise Unfit(f"{path}: {odd}; {ANOTHER}")
 
 
 def _odd(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """(key, 'nan' or 'inf') of each tensor and number below value that is not finite."""
-    if isinstance(value, torch.Tensor):
-        if not value.isfinite().all():
-            yield key, "nan" if value.isnan().any() else "inf"
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            yield key, "nan" if math.isnan(value) else "inf"
-    elif isinstance(value, (dict, list, tuple)):
+    """(key, what is wrong) of each tensor and number below value that is not finite."""
+    if isinstance(value, (dict, list, tuple)):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
             yield from _odd(item, f"{key}.{name}" if key else str(name))
+    elif wrong := finite.not_finite(torch.tensor(value) if isinstance(value, float) else value):
+        yield key, wrong
 
 
 def _sums_agree(path: Path) -> bool:

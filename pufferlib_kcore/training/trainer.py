@@ -160,7 +160,7 @@ class Trainer:
         losses = self.learner.update(data)
         for numbers in (self.policy.state_dict(), self.optimizer.state_dict()):
             if odd := checkpoints.not_finite(numbers):
-                raise Diverged(f"the update left {odd}")
+                raise Diverged(f"after the update {odd}")
         return losses
 
     def save(self) -> None:

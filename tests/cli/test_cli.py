@@ -1,5 +1,6 @@
 """The command line as a user meets it: real processes, real files, real mistakes."""
 
+import contextlib
 import json
 import os
 import re
@@ -13,8 +14,8 @@ import psutil
 import pytest
 import torch
 
-from pufferlib_kcore import graph, settings, store
-from pufferlib_kcore.cli import profile
+from pufferlib_kcore import cli, graph, settings, store
+from pufferlib_kcore.cli import profile, train
 from pufferlib_kcore.graph import distillation
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
@@ -223,6 +224,29 @@ def test_a_signal_saves_and_resume_goes_on(tmp_path, number):
     )
     assert status == 0 and epochs(out) == [last + 1, last + 2]
     assert [r["epoch"] for r in run.metrics()] == list(range(1, last + 3))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_stopped_before_its_first_epoch_says_so_and_is_no_success(
+    tmp_path, number, monkeypatch, capsys
+):
+    @contextlib.contextmanager
+    def signalled():
+        yield train.Stop(number)
+
+    monkeypatch.setattr(train, "stop_signals", signalled)
+    status = cli.main(["--mode", "train", *SMALL, "--exp-id", "x", "--train.data-dir", str(tmp_path)])
+    assert status == 128 + number == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    said = capsys.readouterr()
+    assert "stopped before the first epoch ended: nothing was saved" in said.out and said.err == ""
+
+
+def test_ctrl_c_anywhere_else_is_one_word(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(settings, "load", interrupted)
+    assert cli.main([]) == 130 and capsys.readouterr().err == "demo.py: interrupted\n"
 
 
 def test_kill_9_leaves_whole_checkpoints_and_no_worker(tmp_path):

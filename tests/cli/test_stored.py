@@ -117,6 +117,13 @@ def test_another_environment_or_policy_than_a_checkpoints_is_refused(mode, demo,
         assert status == 2 and said in err and len(err.splitlines()) == 1, err
 
 
+def test_in_mettas_layout_a_run_keeps_its_environment_too(demo, root):
+    run = store.MettaFolder.create(root, "cartpole", "young")
+    words = ["--layout", "metta", "--run", "young", "--env", "pendulum", "--train.total-timesteps", "128"]
+    status, _, err = demo(*TRAIN, *words)
+    assert status == 2 and "was trained on cartpole" in err and run.config()["run"]["env"] == "cartpole"
+
+
 def test_two_names_of_one_environment_do_not_contradict():
     assert stored.same_env("cartpole", "CartPole-v1") and stored.same_env("mine", "mine")
     assert not stored.same_env("cartpole", "pendulum") and not stored.same_env("mine", "cartpole")
@@ -202,14 +209,14 @@ def test_a_number_that_is_none_is_refused_by_file_and_name_in_every_mode(number,
     for mode in MODES if number != number else ("collapse",):
         status, _, err = demo("--mode", mode, "--exp-id", "cartpole", "--collapse.calibrate", "0")
         assert status == 2 and len(err.splitlines()) == 1, err
-        assert str(path) in err and f" in {name}," in err and ("nan" if number != number else "inf") in err
+        assert f"{path}: {name} holds {'NaN' if number != number else 'infinity'} in 1 of its" in err
     assert contents(root) == before
 
 
 def test_a_collapse_does_not_carry_moments_on_that_are_no_numbers(demo, root):
     name = spoil(root / "cartpole/model_000003.state.pt")
     status, _, err = demo("--mode", "collapse", "--exp-id", "cartpole", "--collapse.calibrate", "0")
-    assert status == 2 and f"model_000003.state.pt holds nan in {name}" in err
+    assert status == 2 and f"model_000003.state.pt: {name} holds NaN" in err
 
 
 @pytest.mark.parametrize("end", [".pt", ".state.pt"])
