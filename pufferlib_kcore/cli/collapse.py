@@ -96,7 +96,10 @@ def collapse_run(args: Args, again: bool = True) -> Collapsed:
     epoch, path = source.nearest(asked)
     missing = f"no epoch {asked}" if args.layout == "metta" else f"no model_{asked:06d}.pt"
     nearest = "" if epoch == asked else f" ({missing}: the nearest epoch is {epoch})"
-    place = kept.place(destination(args, source, epoch), path, kept.recipe(args, source, path))
+    recipe = kept.recipe(args, source, path)
+    if not again:  # one collapse for retrainings of every seed
+        recipe |= {"recorded": None}
+    place = kept.place(destination(args, source, epoch), path, recipe)
     if place.stands and (place.users or not again):
         return as_it_stands(args, source, epoch, place.folder, f"collapsing {path}{nearest}")
     restored = worlds.restored(path, args, source)
@@ -120,7 +123,7 @@ def collapse_run(args: Args, again: bool = True) -> Collapsed:
         ) from error
     units = {space.name: space.units for space in found.result.network.spaces if not space.whole}
     provenance = {
-        **kept.recipe(args, source, path),
+        **recipe,
         "recorded": found.recorded,
         "epoch": epoch,
         "agent_steps": restored.payload["agent_steps"],
@@ -160,7 +163,7 @@ def as_it_stands(
 ) -> Collapsed:
     """A collapse that was made before.  said: the text's first line"""
     restored = worlds.restored(folder.model_path, args, source)
-    made = restored.payload["collapse"]
+    made = {**restored.payload["collapse"], "source": str(source.model_path(epoch))}  # the run may have moved
     state = folder.state_path.is_file() and checkpoints.load(folder.state_path, format=checkpoints.STATE)
     size = f"{made['params_before']:,} -> {made['params_after']:,} parameters"
     optimizer = "with its optimizer's state" if state else "no optimizer's state beside it: it starts cold"

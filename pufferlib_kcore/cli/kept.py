@@ -83,14 +83,14 @@ def users_of(folder: CollapseFolder, made: dict[str, Any] | None) -> list[Run]:
 
 
 def started_beside(folder: CollapseFolder, made: dict[str, Any]) -> Iterator[Run]:
-    root = folder.source.path.parent
+    root, of = folder.source.path.parent, ("settings", "digest" if "digest" in made else "source")
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         run = MettaFolder(path)
         try:
             start = run.config().get("collapse") or {}
         except UserError:  # a damaged one; it says so to whoever names it
             continue
-        same = all(start.get(key) == made.get(key) for key in ("source", "settings", "digest"))
+        same = all(start.get(key) == made.get(key) for key in of)
         if start and same and run.checkpoints():
             yield run
 

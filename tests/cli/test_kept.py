@@ -97,6 +97,23 @@ def test_in_mettas_layout_a_retrained_run_keeps_its_collapse(demo, tmp_path):
     assert {path: path.read_bytes() for path in made} == made
 
 
+def test_in_mettas_layout_retrainings_of_every_seed_and_their_controls_share_one_collapse(demo, tmp_path):
+    demo("--layout metta --run one --env cartpole --train.total-timesteps 256")
+    demo("--mode collapse --layout metta --exp-id one --collapse 1")
+    made = contents(tmp_path / "one" / PLAIN)
+    (tmp_path / "one").rename(tmp_path / "moved")
+    (tmp_path / "moved/one").rename(tmp_path / "moved/moved")
+    retrain = "--layout metta --exp-id moved --collapse 1 --train.total-timesteps 384 --run"
+    for words in ("a --seed 2", "b --seed 3", "c --seed 2 --control ablated", "d --seed 2 --control scratch"):
+        assert "collapsed before" in demo(f"{retrain} {words}") or "control" in words
+        assert [path.name for path in (tmp_path / "moved").glob("collapsed_*")] == [PLAIN]
+    now = {
+        tmp_path / "one" / PLAIN / path.name: path.read_bytes()
+        for path in (tmp_path / "moved" / PLAIN).iterdir()
+    }
+    assert now == made
+
+
 def test_where_nothing_merged_text_and_log_say_so_and_the_guides_command_succeeds(demo, tmp_path):
     out = demo("--env cartpole --collapse 0 --train.total-timesteps 384")
     assert "NOTHING MERGED: none of 64 units at threshold 0" in out and "merged=0 of 64" in out
