@@ -68,12 +68,16 @@ def imported(module: nn.Module, spec: dict[str, Any], path: Path) -> dict[str, A
 def refill(
     spec: dict[str, Any], shapes: dict[str, Any], state_dict: dict[str, Any], source: str
 ) -> nn.Module:
-    """The policy of `spec`, resized to `shapes` where they differ from its own, with the given weights."""
+    """The policy of `spec`, resized to `shapes` where they differ from its own, with the given weights.
+
+    Raises UserError for weights that do not fit; of those Unfit for NaN, and infinity but in masks.
+    """
     held = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     odd = next((name for name in shapes if held.get(name) != tuple(shapes[name])), None)
     if odd is not None:
         raise UserError(f"{source} says that {odd} has shape {tuple(shapes[odd])}, and holds {held.get(odd)}")
     policy = build(spec)
+    checkpoints.check_numbers(source, state_dict, checkpoints.masks_of(policy))
     own = {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
     wanted = {name: tuple(shape) for name, shape in shapes.items()}
     if own.keys() != wanted.keys():

@@ -5,7 +5,7 @@ import io
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ CONTENT = {
     MODEL: "a policy's weights (model_*.pt)",
     STATE: "an optimizer's state (model_*.state.pt)",
 }
-NUMBERS = {MODEL: "state_dict", STATE: "optimizer"}  # where the numbers are that must be finite
 ANOTHER = "delete it and use another checkpoint of the run"
 DAMAGED = f"is damaged or cut short; {ANOTHER}"
 TRAIN = "`python demo.py --mode train --env ENV`"
@@ -56,7 +55,7 @@ def load(path: str | Path, trust: bool = False, format: str | None = None) -> di
     trust: read a pickled torch.nn.Module as well, such as a published PufferLib 2.0 checkpoint, which CAN
         run code; it comes back as {"format": "module", "module": ...}.
     Raises UserError, one sentence with the cure, where the file is missing, damaged, hostile or foreign;
-    of those Unfit where it is damaged, or a parameter, buffer or moment is NaN or infinite.
+    of those Unfit where it is damaged, or a moment is NaN or infinite.
     """
     path = Path(path)
     _check_file(path)
@@ -66,9 +65,7 @@ def load(path: str | Path, trust: bool = False, format: str | None = None) -> di
             payload = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if trust:
-            module = _load_module(path)
-            _check_numbers(path, module.state_dict())
-            return {"format": "module", "module": module}
+            return {"format": "module", "module": _load_module(path)}
         raise UserError(
             f"{path} is a pickle that may run code when loaded, expected plain tensors; "
             f"pass --trust-checkpoint if you know who made it, else use a checkpoint of your own"
@@ -81,13 +78,32 @@ def load(path: str | Path, trust: bool = False, format: str | None = None) -> di
     if format not in (None, payload["format"]):
         held, wanted = CONTENT[payload["format"]], CONTENT[str(format)]
         raise UserError(f"{path} holds {held}, expected {wanted}; name that file instead")
-    _check_numbers(path, payload[NUMBERS[payload["format"]]])
+    if (
+        payload["format"] == STATE
+    ):  # of weights only their policy knows which are buffers: see policies.restore
+        check_numbers(path, payload["optimizer"])
     return payload
 
 
-def not_finite(numbers: Any) -> str | None:
-    """The first in nested containers that is not: 'lstm.bias holds NaN in 1 of its 8 numbers', or None."""
+def check_numbers(source: str | Path, numbers: Any, masks: Collection[str] = ()) -> None:
+    """Raise Unfit for NaN and infinity in nested containers, naming the file and what holds it."""
+    if odd := not_finite(numbers, masks):
+        raise Unfit(f"{source}: {odd}; {ANOTHER}")
+
+
+def not_finite(numbers: Any, masks: Collection[str] = ()) -> str | None:
+    """The first in nested containers that is not: 'lstm.bias holds NaN in 1 of its 8 numbers', or None.
+
+    masks  names of tensors that may hold infinity
+    """
+    if masks:
+        numbers = {n: x.masked_fill(x.isinf(), 0) if n in masks else x for n, x in numbers.items()}
     return next((f"{key} holds {wrong}" for key, wrong in _odd(numbers, "")), None)
+
+
+def masks_of(policy: torch.nn.Module) -> set[str]:
+    """The buffers that hold infinity in a policy as it is built."""
+    return {name for name, buffer in policy.named_buffers() if buffer.isinf().any()}
 
 
 def digest(path: str | Path) -> str:
@@ -144,12 +160,6 @@ def _check_file(path: Path) -> None:
         raise Unfit(f"{path} {DAMAGED}")
     if not archive and not start.startswith(b"\x80"):  # neither torch's archive nor a bare pickle
         raise UserError(f"{path} is no checkpoint; name a model_*.pt file that {TRAIN} wrote")
-
-
-def _check_numbers(path: Path, numbers: Any) -> None:
-    """Raise Unfit for NaN and infinity, naming the file and the parameter, buffer or moment."""
-    if odd := not_finite(numbers):
-        raise Unfit(f"{path}: {odd}; {ANOTHER}")
 
 
 def _odd(value: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -59,6 +59,7 @@ class Trainer:
     def __post_init__(self) -> None:
         t = self.train
         memory.keep_freed()
+        self.masks = checkpoints.masks_of(self.policy)
         self.steps = (
             self.together.part(t.batch_size, "batch_size", t.bptt_horizon) // self.vec.num_envs
         )  # of each environment and epoch; the settings see that it fits
@@ -158,9 +159,9 @@ class Trainer:
         if self.threads:
             torch.set_num_threads(self.threads[1])
         losses = self.learner.update(data)
-        for numbers in (self.policy.state_dict(), self.optimizer.state_dict()):
-            if odd := checkpoints.not_finite(numbers):
-                raise Diverged(f"after the update {odd}")
+        weights = checkpoints.not_finite(self.policy.state_dict(), self.masks)
+        if odd := weights or checkpoints.not_finite(self.optimizer.state_dict()):
+            raise Diverged(f"after the update {odd}")
         return losses
 
     def save(self) -> None:

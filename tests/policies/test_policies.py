@@ -14,6 +14,7 @@ from pufferlib_kcore.environments.quiet import quiet
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import registry
 from pufferlib_kcore.policies.restore import refill
+from pufferlib_kcore.store.checkpoints import Unfit
 
 with quiet():
     import pufferlib.models
@@ -200,3 +201,26 @@ def test_a_file_that_claims_more_than_it_holds_is_refused_before_memory_is_asked
     shapes["recurrent.weight_hh_l0"] = [10**9, 10**6]
     with pytest.raises(UserError, match="recurrent.weight_hh_l0 has shape"):
         refill(spec, shapes, weights, "a file")
+
+
+def test_numbers_that_are_none_are_refused_by_name_but_a_mask_is_a_mask(clean_registry):
+    @policies.register("Masked")
+    class Masked(nn.Module):
+        def __init__(self, env, hidden_size=4):
+            super().__init__()
+            self.body = nn.Linear(5, hidden_size)
+            self.norm = nn.BatchNorm1d(hidden_size)
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+
+    spec = spec_of(policy="Masked", rnn=None)
+    weights = policies.build(spec).state_dict()
+    shapes = {name: list(x.shape) for name, x in weights.items()}
+    assert refill(spec, shapes, weights, "a file").mask[1] == -torch.inf
+    for name in ("body.weight", "body.bias", "norm.running_var", "mask"):
+        for number, word in ((torch.nan, "NaN"), (torch.inf, "infinity"), (-torch.inf, "infinity")):
+            if name == "mask" and word == "infinity":
+                continue
+            bad = {key: x.clone() for key, x in weights.items()}
+            bad[name].view(-1)[0] = number
+            with pytest.raises(Unfit, match=f"^a file: {name} holds {word} in 1 of its"):
+                refill(spec, shapes, bad, "a file")
