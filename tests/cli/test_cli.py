@@ -197,15 +197,6 @@ def test_a_mistake_gets_one_sentence_and_loses_nothing(trained, arguments, words
     assert sorted(p for p in (trained / "experiments").rglob("*")) == before
 
 
-def test_a_damaged_checkpoint_is_named(trained, tmp_path):
-    run = tmp_path / "experiments/broken-00000000"
-    run.mkdir(parents=True)
-    whole = (trained / "experiments/base/model_000006.pt").read_bytes()
-    (run / "model_000006.pt").write_bytes(whole[: len(whole) // 2])
-    status, _, err = demo(tmp_path, "--mode", "collapse", "--exp-id", "broken-00000000", "--collapse", 0.3)
-    assert status == 2 and "model_000006.pt" in err and "Traceback" not in err
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_resume_goes_on(tmp_path, number):
     arguments = ["--mode", "train", *SMALL, "--exp-id", "x", "--train.checkpoint-interval", 1000]

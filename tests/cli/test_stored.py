@@ -213,6 +213,14 @@ def test_a_number_that_is_none_is_refused_by_file_and_name_in_every_mode(number,
     assert contents(root) == before
 
 
+def test_a_damaged_checkpoint_is_named_in_every_mode(demo, root):
+    path = root / "cartpole/model_000003.pt"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for mode in MODES:
+        status, _, err = demo("--mode", mode, "--exp-id", "cartpole")
+        assert status == 2 and len(err.splitlines()) == 1 and f"{path} is damaged" in err, err
+
+
 def test_a_collapse_does_not_carry_moments_on_that_are_no_numbers(demo, root):
     name = spoil(root / "cartpole/model_000003.state.pt")
     status, _, err = demo("--mode", "collapse", "--exp-id", "cartpole", "--collapse.calibrate", "0")
