@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pufferlib_kcore import settings as settings_room
-from pufferlib_kcore.cli import answered, launch, stored
+from pufferlib_kcore.cli import answered, launch
 from pufferlib_kcore.cli.launch import Command, Outcome, is_installed
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.arguments import TRACKERS, Parser
@@ -142,6 +142,8 @@ def task_of(
     setting: tuple[float, ...],
     seed: int | None,
 ) -> Task:
+    from pufferlib_kcore.cli import stored  # which takes PufferLib, and seconds
+
     name = run_name(
         names.metta_run(names.MettaRun(source.exp_id, epoch, KINDS[kind], setting, seed)), "the run"
     )

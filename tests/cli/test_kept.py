@@ -7,7 +7,7 @@ from pufferlib_kcore.store import checkpoints
 
 TRAIN = (
     "--vec serial --train.num-envs 4 --train.batch-size 128 --train.minibatch-size 128 "
-    "--train.bptt-horizon 8 --train.update-epochs 1 --train.checkpoint-interval 1 --collapse.calibrate 32"
+    "--train.bptt-horizon 8 --train.update-epochs 1 --train.checkpoint-interval 1"
 ).split()
 PLAIN = "collapsed_model_thr_10_000002"
 
@@ -18,7 +18,9 @@ def demo(tmp_path, capsys):
 
     def command(words):
         capsys.readouterr()
-        assert cli.main([*words.split(), *TRAIN, "--train.data-dir", str(tmp_path)]) == 0
+        few = ["--collapse.calibrate", "32"] if "--collapse" in words else []
+        common = TRAIN[:4] if "--mode collapse" in words else TRAIN
+        assert cli.main([*words.split(), *common, *few, "--train.data-dir", str(tmp_path)]) == 0
         return capsys.readouterr().out
 
     command("--env cartpole --exp-id base --train.total-timesteps 256")
