@@ -298,9 +298,9 @@ from pufferlib_kcore.store.lock import locked
 with locked(sys.argv[1]):
     child = os.fork()
     if child == 0:
+        print(os.getpid(), flush=True)  # it has let go of the lock
         time.sleep(60)
         os._exit(0)
-    print(child, flush=True)
     time.sleep(60)
 """
 
