@@ -229,11 +229,11 @@ def test_a_run_that_was_stopped_before_its_first_epoch_says_so_and_is_no_success
     status = cli.main(["--mode", "train", *SMALL, "--exp-id", "x", "--train.data-dir", str(tmp_path)])
     assert status == 128 + number == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     said = capsys.readouterr()
-    assert "stopped before the first epoch ended: nothing was saved" in said.out and said.err == ""
+    assert "stopped before the first epoch ended, and nothing is saved" in said.out and said.err == ""
 
 
 def test_ctrl_c_anywhere_else_is_one_word(monkeypatch, capsys):
-    def interrupted(argv):
+    def interrupted(*about):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(settings, "load", interrupted)

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import signal
 from contextlib import contextmanager
 
 import pytest
@@ -24,11 +25,11 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def ran(words, capsys, program=cli.main):
-    """What a command line prints, run in this process."""
+def ran(words, capsys, program=cli.main, ends=0):
+    """What a command line prints, run in this process to this exit status."""
     status = program(words)
     out, err = capsys.readouterr()
-    assert (status, err) == (0, ""), (words, out, err)
+    assert (status, err) == (ends, ""), (words, out, err)
     return out
 
 
@@ -45,7 +46,12 @@ def follow(out, label, capsys, *more):
 def stopping(after):
     """In place of train.stop_signals: a stop is asked for so many times later."""
     asked = iter(range(1_000_000))
-    yield lambda: next(asked) >= after
+
+    class Later(train.Stop):
+        def __call__(self):
+            return next(asked) >= after
+
+    yield Later(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("epochs", [1, 6])
@@ -62,7 +68,7 @@ def test_train_then_collapse_then_compare(capsys, epochs):
 def test_train_stop_and_go_on(capsys, monkeypatch):
     monkeypatch.setattr(train, "stop_signals", lambda: stopping(60))
     words = ["--mode", "train", *SMALL, *PLACE, "--train.total-timesteps", "640", "--exp-id", "a run"]
-    out = ran(words, capsys)
+    out = ran(words, capsys, ends=143)
     assert "stopped; saved" in out
     monkeypatch.setattr(train, "stop_signals", lambda: stopping(1_000_000))
     out = follow(out, "go on", capsys, "--vec", "serial")
@@ -72,7 +78,7 @@ def test_train_stop_and_go_on(capsys, monkeypatch):
 def test_stopped_before_anything_was_learned_nothing_is_to_go_on_with(capsys, monkeypatch):
     words = ["--mode", "train", *SMALL, *PLACE, "--train.total-timesteps", "128", "--exp-id", "x"]
     monkeypatch.setattr(train, "stop_signals", lambda: stopping(0))
-    out = ran(words, capsys)
+    out = ran(words, capsys, ends=143)
     assert out.splitlines()[-1].startswith("stopped before the first epoch ended, and nothing is saved")
     assert "further" not in out and "go on" not in out
     monkeypatch.setattr(train, "stop_signals", lambda: stopping(1_000_000))
@@ -82,7 +88,7 @@ def test_stopped_before_anything_was_learned_nothing_is_to_go_on_with(capsys, mo
 def test_mettas_layout_stop_go_on_and_the_batch(capsys, monkeypatch):
     metta = ["--layout", "metta", "--run", "t1", *PLACE]
     monkeypatch.setattr(train, "stop_signals", lambda: stopping(60))
-    out = ran(["--mode", "train", *SMALL, *metta, "--train.total-timesteps", "640"], capsys)
+    out = ran(["--mode", "train", *SMALL, *metta, "--train.total-timesteps", "640"], capsys, ends=143)
     monkeypatch.setattr(train, "stop_signals", lambda: stopping(1_000_000))
     out = follow(out, "go on", capsys, "--vec", "serial")
     asked = {}
