@@ -1,4 +1,4 @@
-"""The command line as a user meets it: real processes, real files, real mistakes."""
+"""The command line as a user meets it: processes of its own, real files, real mistakes."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from commands import demo, fresh, start
 
 from pufferlib_kcore import graph, settings, store
 from pufferlib_kcore.cli import profile
@@ -25,32 +26,6 @@ SMALL = (
     "--vec serial --env cartpole --base.rnn-name Recurrent --train.num-envs 4 --train.batch-size 256 "
     "--train.minibatch-size 128 --train.bptt-horizon 8 --train.update-epochs 1 --train.checkpoint-interval 2"
 ).split()
-
-
-def demo(folder, *arguments, timeout=120):
-    """Run demo.py in a folder.  -> (exit status, stdout, stderr)"""
-    done = subprocess.run(
-        [sys.executable, REPO / "demo.py", *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def start(folder, *arguments):
-    """Start demo.py in a folder, in the background."""
-    return subprocess.Popen(
-        [sys.executable, REPO / "demo.py", *map(str, arguments)],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def until(condition, seconds=90):
@@ -72,7 +47,7 @@ def epochs(text):
 def trained(tmp_path_factory):
     """A folder with one short run of CartPole: 6 epochs, checkpoints at 2, 4, 6."""
     folder = tmp_path_factory.mktemp("trained")
-    status, out, err = demo(
+    status, out, err = fresh(
         folder, "--mode", "train", *SMALL, "--train.total-timesteps", 1536, "--exp-id", "base"
     )
     assert (status, err) == (0, "")
@@ -96,7 +71,7 @@ def test_training_leaves_all_that_is_promised(trained):
 def test_collapse_and_resume_as_the_guide_says(trained):
     status, out, err = demo(
         trained, "--mode", "train", "--vec", "serial", "--env", "cartpole", "--collapse", 0.3,
-        "--train.total-timesteps", 2048,
+        "--train.total-timesteps", 2048, "--collapse.calibrate", 256,
     )  # fmt: skip
     assert (status, err) == (0, "")
     assert "no model_000050.pt: the nearest epoch is 6" in out
@@ -113,7 +88,7 @@ def test_collapse_and_resume_as_the_guide_says(trained):
     assert checkpoints.load(nested.model_path(8))["shapes"] == collapsed["shapes"]
     assert nested.metrics()[0]["agent_steps"] == 1536 + 256
 
-    status, out, err = demo(trained, "--mode", "report", "--exp-id", "base", timeout=300)
+    status, out, err = fresh(trained, "--mode", "report", "--exp-id", "base")
     assert (status, err) == (0, "")
     assert (trained / "experiments/base/report.png").read_bytes().startswith(b"\x89PNG")
     page = (trained / "experiments/base/report.html").read_text()
@@ -168,7 +143,7 @@ def test_eval_plays_checkpoints_whole_and_collapsed(trained):
 
 
 def test_fibers_of_every_checkpoint(trained):
-    status, out, err = demo(trained, "--mode", "fibers", "--exp-id", "base", "--collapse", 0.5, timeout=300)
+    status, out, err = demo(trained, "--mode", "fibers", "--exp-id", "base", "--collapse", 0.5)
     assert (status, err) == (0, "") and epochs(out) == [2, 4, 6]
     history = json.loads((trained / "experiments/base/fibers_over_time.json").read_text())
     assert history["epochs"] == [2, 4, 6] and history["thresholds"] == 0.5
