@@ -1,4 +1,4 @@
-"""demo.py as a user starts it: in a fresh interpreter, or as a fork of a process that has imported it.
+"""Scripts as a user starts them: in a fresh interpreter, or as a fork of a process that has imported them.
 
 A fork is a process of its own, with its own signals, files, settings and end, less the seconds of importing.
 Where it matters that what WARM names is imported, as for what that prints, use a fresh interpreter.
@@ -12,8 +12,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+import traceback
+import warnings
 from pathlib import Path
 from unittest import mock
+
+from pufferlib_kcore.cli import launch
 
 REPO = Path(__file__).resolve().parents[1]
 WARM = ["torch._dynamo", "pufferlib_kcore.cli.train", "pufferlib_kcore.cli.batch", "pufferlib_kcore.analysis"]
@@ -41,9 +46,9 @@ def fresh(folder, *arguments, script="demo.py", timeout=300, **environment):
     return done.returncode, done.stdout, done.stderr
 
 
-def demo(folder, *arguments, timeout=300, **environment):
-    """Run demo.py in a folder, as a fork.  -> (exit status, stdout, stderr)"""
-    program = start(folder, *arguments, **environment)
+def demo(folder, *arguments, timeout=300, **more):
+    """Run demo.py, or another script, in a folder, as a fork.  -> (exit status, stdout, stderr)"""
+    program = start(folder, *arguments, **more)
     try:
         out, err = program.communicate(timeout)
     finally:
@@ -52,20 +57,21 @@ def demo(folder, *arguments, timeout=300, **environment):
     return program.returncode, out, err
 
 
-def start(folder, *arguments, script="demo.py", **environment):
-    """Start a script in a folder, in the background, as a fork."""
-    return Fork(folder, script, [str(a) for a in arguments], {**os.environ, **environment})
+def start(folder, *arguments, script="demo.py", before=(), **environment):
+    """Start a script in a folder, in the background, as a fork.  before: functions that it calls first"""
+    return Fork(folder, script, [str(a) for a in arguments], before, {**os.environ, **environment})
 
 
 class Fork:
     """What subprocess.Popen is to a program, to a script that runs in a fork."""
 
-    def __init__(self, folder, script, arguments, environment):
+    def __init__(self, folder, script, arguments, before, environment):
         self.output = [tempfile.NamedTemporaryFile("w+") for _ in ("stdout", "stderr")]
         names = [file.name for file in self.output]
         with mock.patch.dict(os.environ, OF_THE_SERVER):
             multiprocessing.forkserver.ensure_running()
-        self.process = FORKS.Process(target=_run, args=(folder, script, arguments, environment, names))
+        words = [str(REPO / script), *arguments]
+        self.process = FORKS.Process(target=_run, args=(folder, words, names, before, environment))
         self.process.start()
         self.pid = self.process.pid
 
@@ -93,14 +99,44 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(folder, script, arguments, environment, output):
-    """In the fork: what the interpreter does before a script begins."""
+def trainings_fork():
+    """From here on, what kcore.sh runs on this machine is forked as well."""
+    warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork")
+    launch.execute = _forked
+
+
+def _forked(command, cores=()):
+    """launch.execute, whose command is a fork of this process."""
+    started, child = time.monotonic(), os.fork()
+    if child:
+        _, status, usage = os.wait4(child, 0)
+        seconds = time.monotonic() - started
+        return launch.Outcome(os.waitstatus_to_exitcode(status), seconds, 1024 * usage.ru_maxrss)
+    status = 1
+    try:
+        launch._settle(cores)
+        _run(command.folder, command.argv[1:], [command.log] * 2)
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _run(folder, words, output, before=(), environment=None):
+    """In the fork: what the interpreter does before a script begins, and the script."""
     os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
+    if environment is not None:
+        os.environ.clear()
+        os.environ.update(environment)
     for number, path in enumerate((os.devnull, *output)):
-        opened = os.open(path, os.O_RDWR | os.O_APPEND)
+        opened = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         os.dup2(opened, number)
         os.close(opened)
-    sys.argv = [script, *arguments]
-    runpy.run_path(str(REPO / script), run_name="__main__")
+    for function in before:
+        function()
+    sys.argv = list(words)
+    runpy.run_path(words[0], run_name="__main__")
