@@ -62,14 +62,19 @@ def start(folder, *arguments, script="demo.py", before=(), **environment):
     return Fork(folder, script, [str(a) for a in arguments], before, {**os.environ, **environment})
 
 
+def warm():
+    """Let processes by the start method "forkserver" be forks of one that has imported what is in WARM."""
+    with mock.patch.dict(os.environ, OF_THE_SERVER):
+        multiprocessing.forkserver.ensure_running()
+
+
 class Fork:
     """What subprocess.Popen is to a program, to a script that runs in a fork."""
 
     def __init__(self, folder, script, arguments, before, environment):
         self.output = [tempfile.NamedTemporaryFile("w+") for _ in ("stdout", "stderr")]
         names = [file.name for file in self.output]
-        with mock.patch.dict(os.environ, OF_THE_SERVER):
-            multiprocessing.forkserver.ensure_running()
+        warm()
         words = [str(REPO / script), *arguments]
         self.process = FORKS.Process(target=_run, args=(folder, words, names, before, environment))
         self.process.start()

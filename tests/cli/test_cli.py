@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,15 +45,33 @@ def epochs(text):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def base(tmp_path_factory):
     """A folder with one short run of CartPole: 6 epochs, checkpoints at 2, 4, 6."""
-    folder = tmp_path_factory.mktemp("trained")
+    folder = tmp_path_factory.mktemp("base")
     status, out, err = fresh(
         folder, "--mode", "train", *SMALL, "--train.total-timesteps", 1536, "--exp-id", "base"
     )
     assert (status, err) == (0, "")
     assert epochs(out) == [1, 2, 3, 4, 5, 6]
     return folder
+
+
+@pytest.fixture
+def trained(base, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(base, tmp_path / "trained")
+
+
+@pytest.fixture(scope="module")
+def resumed(base, tmp_path_factory):
+    """A copy after the guide's second step, and what that printed."""
+    folder = shutil.copytree(base, tmp_path_factory.mktemp("resumed"), dirs_exist_ok=True)
+    status, out, err = demo(
+        folder, "--mode", "train", "--vec", "serial", "--env", "cartpole", "--collapse", 0.3,
+        "--train.total-timesteps", 2048, "--collapse.calibrate", 256,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    return folder, out
 
 
 def test_training_leaves_all_that_is_promised(trained):
@@ -68,44 +87,41 @@ def test_training_leaves_all_that_is_promised(trained):
     assert payload["policy"]["name"] == "Default" and payload["agent_steps"] == 1536
 
 
-def test_collapse_and_resume_as_the_guide_says(trained):
-    status, out, err = demo(
-        trained, "--mode", "train", "--vec", "serial", "--env", "cartpole", "--collapse", 0.3,
-        "--train.total-timesteps", 2048, "--collapse.calibrate", 256,
-    )  # fmt: skip
-    assert (status, err) == (0, "")
+def test_collapse_and_resume_as_the_guide_says(resumed):
+    folder, out = resumed
     assert "no model_000050.pt: the nearest epoch is 6" in out
     assert epochs(out) == [7, 8] and "the optimizer's state is carried over" in out
-    folder = store.CollapseFolder(trained / "experiments/base/collapsed_model_thr_03_000006")
-    assert folder.model_path.name == "model_000006_collapsed.pt" and folder.model_path.is_file()
-    fibers = store.load_fibers(folder.fibers_path)
-    collapsed = checkpoints.load(folder.model_path)
+    done = store.CollapseFolder(folder / "experiments/base/collapsed_model_thr_03_000006")
+    assert done.model_path.name == "model_000006_collapsed.pt" and done.model_path.is_file()
+    fibers = store.load_fibers(done.fibers_path)
+    collapsed = checkpoints.load(done.model_path)
     assert collapsed["shapes"]["policy.encoder.weight"][0] == fibers["spaces"]["policy.encoder"]["fibers"]
-    nested = folder.runs()[-1]
+    nested = done.runs()[-1]
     assert re.fullmatch(r"cartpole-[0-9a-f]{8}", nested.path.name)
     assert [epoch for epoch, _ in nested.checkpoints()][-1] == 8
     assert epochs((nested.path / "log_collapsed.out").read_text()) == [7, 8]
     assert checkpoints.load(nested.model_path(8))["shapes"] == collapsed["shapes"]
     assert nested.metrics()[0]["agent_steps"] == 1536 + 256
 
-    status, out, err = fresh(trained, "--mode", "report", "--exp-id", "base")
+    status, out, err = fresh(folder, "--mode", "report", "--exp-id", "base")
     assert (status, err) == (0, "")
-    assert (trained / "experiments/base/report.png").read_bytes().startswith(b"\x89PNG")
-    page = (trained / "experiments/base/report.html").read_text()
+    assert (folder / "experiments/base/report.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "experiments/base/report.html").read_text()
     assert "policy.encoder" in page and "http://" not in page.replace("http://www.w3.org", "")
 
     status, out, _ = demo(
-        trained, "--mode", "train", "--vec", "serial", "--resume", "--exp-id", nested.exp_id,
+        folder, "--mode", "train", "--vec", "serial", "--resume", "--exp-id", nested.exp_id,
         "--train.total-timesteps", 2560,
     )  # fmt: skip
     assert status == 0 and epochs(out) == [9, 10]
 
 
-def test_the_notebook_runs_on_a_small_run_and_is_committed_with_its_pictures(trained, monkeypatch):
-    """After the guide's two steps, which the test above took."""
+def test_the_notebook_runs_on_a_small_run_and_is_committed_with_its_pictures(resumed, monkeypatch):
+    """After the guide's two steps."""
     import nbclient
     import nbformat
 
+    trained, _ = resumed
     folder = store.CollapseFolder(trained / "experiments/base/collapsed_model_thr_03_000006")
     logs = trained / "experiments/base/log.out", folder.runs()[0].path / "log_collapsed.out"
     for log in logs:
