@@ -14,14 +14,14 @@ import torch  # noqa: E402
 from pufferlib_kcore.graph.macs import MACS  # noqa: E402
 from pufferlib_kcore.graph.trace import RULES  # noqa: E402
 
-OTHERS = {"PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR"}  # set by pytest, and by torch as it exports
+BEGAN_WITH = {*os.environ, "RANK", "WORLD_SIZE"}  # libraries add others as they are imported
 
 
 def shared():
     """What all tests of a process share, and one could lean on another by."""
     return {
         "the working directory": os.getcwd(),
-        "environment variables": {k: v for k, v in os.environ.items() if k not in OTHERS},
+        "environment variables": [os.environ.get(name) for name in BEGAN_WITH],
         "torch's precision": torch.get_default_dtype(),
         "torch's threads": torch.get_num_threads(),
         "gradients": torch.is_grad_enabled(),
@@ -38,4 +38,4 @@ def leans_on_nothing():
     before = shared()
     yield
     after = shared()
-    assert [name for name in before if before[name] != after[name]] == []
+    assert {name: after[name] for name in before if before[name] != after[name]} == {}
