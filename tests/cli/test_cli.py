@@ -16,7 +16,7 @@ import torch
 from commands import demo, fresh, start
 
 from pufferlib_kcore import graph, settings, store
-from pufferlib_kcore.cli import profile
+from pufferlib_kcore.cli import fibers, profile
 from pufferlib_kcore.graph import distillation
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
@@ -158,11 +158,17 @@ def test_eval_plays_checkpoints_whole_and_collapsed(trained):
         assert (status, err) == (0, "") and "episodes=4" in out, (out, err)
 
 
-def test_fibers_of_every_checkpoint(trained):
+def test_fibers_of_every_checkpoint(trained, monkeypatch):
     status, out, err = demo(trained, "--mode", "fibers", "--exp-id", "base", "--collapse", 0.5)
     assert (status, err) == (0, "") and epochs(out) == [2, 4, 6]
     history = json.loads((trained / "experiments/base/fibers_over_time.json").read_text())
     assert history["epochs"] == [2, 4, 6] and history["thresholds"] == 0.5
+    (trained / "experiments/base/fibers_over_time.json").unlink()
+    monkeypatch.setattr(fibers, "WORTH", 0.0)  # worker processes for two checkpoints
+    assert (
+        fibers.fibers_over_time(store.Run.open(trained / "experiments/base"), 0.5, processes=2).items()
+        <= history.items()
+    )
 
 
 @pytest.mark.parametrize(

@@ -271,9 +271,9 @@ def test_a_mistake_gets_one_sentence_and_starts_nothing(base, words, said, monke
 def test_kcore_sh_gives_its_defaults_and_what_was_typed(base):
     """Through the script, which gives every threshold once: the default does not count as typed."""
     words = "--exp-name t1 --target-params 0.2 --train.total-timesteps 1536"
-    assert "nothing to do" in kcore(base, *words.split())[2]
-    assert "leave --linear-thr out" in kcore(base, *words.split(), linear_thr="0.6")[2]
-    assert "leave --lstm-thr out" in kcore(base, *words.split(), "--lstm-thr", "1.0")[2]
+    assert "nothing to do" in bash(base, "kcore.sh", *words.split())[2]
+    assert "leave --linear-thr out" in bash(base, "kcore.sh", *words.split(), linear_thr="0.6")[2]
+    assert "leave --lstm-thr out" in bash(base, "kcore.sh", *words.split(), "--lstm-thr", "1.0")[2]
 
 
 def test_overrides_are_judged_over_the_run_and_each_command_gets_those_that_it_uses(base, monkeypatch):
