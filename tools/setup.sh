@@ -28,4 +28,6 @@ export UV_FIND_LINKS="${UV_FIND_LINKS:-$(find_links)}"
 [ -n "$UV_FIND_LINKS" ] || unset UV_FIND_LINKS
 echo "setting up .venv"
 rm -f uv.lock # it names the places that wheels came from, which may have changed
-"$(find_uv)" sync $([ -t 1 ] || echo --quiet) ${@/#/--extra=}
+# Bytecode of all, once: a Python that may not write it (PYTHONDONTWRITEBYTECODE) else compiles torch at each start
+"$(find_uv)" sync --compile-bytecode $([ -t 1 ] || echo --quiet) ${@/#/--extra=}
+.venv/bin/python -m compileall -q pufferlib_kcore

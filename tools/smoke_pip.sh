@@ -3,7 +3,7 @@
 # say nothing on stderr.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-unset PYTHONPATH VIRTUAL_ENV
+unset PYTHONPATH VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -13,7 +13,7 @@ if [ -z "${PIP_FIND_LINKS:-$("$python" -m pip config get global.find-links 2>/de
 fi
 
 "$python" -m venv "$scratch/venv"
-"$scratch/venv/bin/pip" install -qq -e .
+"$scratch/venv/bin/pip" install -qq --no-compile -e . # what is imported is compiled when it is
 
 quietly() { # run demo.py; show what it wrote if it failed or complained
     if ! OMP_NUM_THREADS=1 "$scratch/venv/bin/python" demo.py "$@" --train.data-dir "$scratch/runs" \
@@ -28,5 +28,5 @@ quietly() { # run demo.py; show what it wrote if it failed or complained
 small="--train.num-envs 4 --train.batch-size 512 --train.minibatch-size 128 --train.bptt-horizon 8"
 quietly --mode train --vec serial --env cartpole $small --train.total-timesteps 1024
 quietly --mode train --vec serial --env cartpole --collapse 0.3 --collapse-epoch 2 --train.total-timesteps 1536
-quietly --mode train --vec multiprocessing --env beam_rider $small --train.total-timesteps 512
+quietly --mode train --vec multiprocessing --env beam_rider $small --train.total-timesteps 512 --train.update-epochs 1
 ls "$scratch"/runs/cartpole-*/collapsed_model_thr_03_000002/cartpole-*/model_000003.pt

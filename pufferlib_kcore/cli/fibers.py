@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pufferlib_kcore.settings import Args
 from pufferlib_kcore.store import atomic, checkpoints, runs
 
 Thresholds = float | dict[str, float]
+WORTH = 10.0  # seconds of coloring for which workers, who take some to start, are worth it
 
 
 def run(args: Args) -> int:
@@ -128,12 +130,19 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _colored(jobs: list, processes: int | None) -> Iterator[dict[str, Any]]:
-    cores = min(processes or len(os.sched_getaffinity(0)), len(jobs))
-    if cores <= 1:
-        yield from map(color, jobs)
+    """The first job is done here; the rest in workers, where by its time they are worth their start."""
+    if not jobs:
+        return
+    started, rest = time.monotonic(), jobs[1:]
+    first = color(jobs[0])
+    left = len(rest) * (time.monotonic() - started)
+    yield first
+    cores = min(processes or len(os.sched_getaffinity(0)), len(rest))
+    if cores <= 1 or left < WORTH:
+        yield from map(color, rest)
         return
     with multiprocessing.get_context("spawn").Pool(cores, initializer=_one_thread) as pool:
-        yield from pool.imap_unordered(color, jobs)
+        yield from pool.imap_unordered(color, rest)
 
 
 def _one_thread() -> None:

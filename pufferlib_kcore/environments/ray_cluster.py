@@ -6,8 +6,11 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +37,11 @@ def connect() -> int:
     if not ray.is_initialized():
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         address = os.environ.get("RAY_ADDRESS", "local")
-        if address == "local":
-            ray.init(address, num_cpus=available_cores(), include_dashboard=False, **quiet)
-        else:
-            _join(ray, address, quiet)
+        with _own_sigterm():
+            if address == "local":
+                ray.init(address, num_cpus=available_cores(), include_dashboard=False, **quiet)
+            else:
+                _join(ray, address, quiet)
         _joined = True
     return max(1, sum(_cpus(ray)))
 
@@ -187,6 +191,17 @@ def _ray() -> Any:
     except ImportError:
         raise UserError('--vec ray needs Ray, which is not installed: pip install "ray"') from None
     return ray
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, to save and end: Ray would exit at once."""
+    held = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if held is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, held)
 
 
 def _join(ray: Any, address: str, quiet: dict[str, Any]) -> None:

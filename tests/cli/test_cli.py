@@ -1,9 +1,10 @@
-"""The command line as a user meets it: real processes, real files, real mistakes."""
+"""The command line as a user meets it: processes of its own, real files, real mistakes."""
 
 import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from commands import demo, fresh, start
 
 from pufferlib_kcore import cli, graph, settings, store
-from pufferlib_kcore.cli import profile, train
+from pufferlib_kcore.cli import fibers, profile, train
 from pufferlib_kcore.graph import distillation
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
@@ -26,32 +28,6 @@ SMALL = (
     "--vec serial --env cartpole --base.rnn-name Recurrent --train.num-envs 4 --train.batch-size 256 "
     "--train.minibatch-size 128 --train.bptt-horizon 8 --train.update-epochs 1 --train.checkpoint-interval 2"
 ).split()
-
-
-def demo(folder, *arguments, timeout=120):
-    """Run demo.py in a folder.  -> (exit status, stdout, stderr)"""
-    done = subprocess.run(
-        [sys.executable, REPO / "demo.py", *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def start(folder, *arguments):
-    """Start demo.py in a folder, in the background."""
-    return subprocess.Popen(
-        [sys.executable, REPO / "demo.py", *map(str, arguments)],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
 
 
 def until(condition, seconds=90):
@@ -70,15 +46,33 @@ def epochs(text):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def base(tmp_path_factory):
     """A folder with one short run of CartPole: 6 epochs, checkpoints at 2, 4, 6."""
-    folder = tmp_path_factory.mktemp("trained")
-    status, out, err = demo(
+    folder = tmp_path_factory.mktemp("base")
+    status, out, err = fresh(
         folder, "--mode", "train", *SMALL, "--train.total-timesteps", 1536, "--exp-id", "base"
     )
     assert (status, err) == (0, "")
     assert epochs(out) == [1, 2, 3, 4, 5, 6]
     return folder
+
+
+@pytest.fixture
+def trained(base, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(base, tmp_path / "trained")
+
+
+@pytest.fixture(scope="module")
+def resumed(base, tmp_path_factory):
+    """A copy after the guide's second step, and what that printed."""
+    folder = shutil.copytree(base, tmp_path_factory.mktemp("resumed"), dirs_exist_ok=True)
+    status, out, err = demo(
+        folder, "--mode", "train", "--vec", "serial", "--env", "cartpole", "--collapse", 0.3,
+        "--train.total-timesteps", 2048, "--collapse.calibrate", 256,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    return folder, out
 
 
 def test_training_leaves_all_that_is_promised(trained):
@@ -94,44 +88,41 @@ def test_training_leaves_all_that_is_promised(trained):
     assert payload["policy"]["name"] == "Default" and payload["agent_steps"] == 1536
 
 
-def test_collapse_and_resume_as_the_guide_says(trained):
-    status, out, err = demo(
-        trained, "--mode", "train", "--vec", "serial", "--env", "cartpole", "--collapse", 0.3,
-        "--train.total-timesteps", 2048,
-    )  # fmt: skip
-    assert (status, err) == (0, "")
+def test_collapse_and_resume_as_the_guide_says(resumed):
+    folder, out = resumed
     assert "no model_000050.pt: the nearest epoch is 6" in out
     assert epochs(out) == [7, 8] and "the optimizer's state is carried over" in out
-    folder = store.CollapseFolder(trained / "experiments/base/collapsed_model_thr_03_000006")
-    assert folder.model_path.name == "model_000006_collapsed.pt" and folder.model_path.is_file()
-    fibers = store.load_fibers(folder.fibers_path)
-    collapsed = checkpoints.load(folder.model_path)
+    done = store.CollapseFolder(folder / "experiments/base/collapsed_model_thr_03_000006")
+    assert done.model_path.name == "model_000006_collapsed.pt" and done.model_path.is_file()
+    fibers = store.load_fibers(done.fibers_path)
+    collapsed = checkpoints.load(done.model_path)
     assert collapsed["shapes"]["policy.encoder.weight"][0] == fibers["spaces"]["policy.encoder"]["fibers"]
-    nested = folder.runs()[-1]
+    nested = done.runs()[-1]
     assert re.fullmatch(r"cartpole-[0-9a-f]{8}", nested.path.name)
     assert [epoch for epoch, _ in nested.checkpoints()][-1] == 8
     assert epochs((nested.path / "log_collapsed.out").read_text()) == [7, 8]
     assert checkpoints.load(nested.model_path(8))["shapes"] == collapsed["shapes"]
     assert nested.metrics()[0]["agent_steps"] == 1536 + 256
 
-    status, out, err = demo(trained, "--mode", "report", "--exp-id", "base", timeout=300)
+    status, out, err = fresh(folder, "--mode", "report", "--exp-id", "base")
     assert (status, err) == (0, "")
-    assert (trained / "experiments/base/report.png").read_bytes().startswith(b"\x89PNG")
-    page = (trained / "experiments/base/report.html").read_text()
+    assert (folder / "experiments/base/report.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "experiments/base/report.html").read_text()
     assert "policy.encoder" in page and "http://" not in page.replace("http://www.w3.org", "")
 
     status, out, _ = demo(
-        trained, "--mode", "train", "--vec", "serial", "--resume", "--exp-id", nested.exp_id,
+        folder, "--mode", "train", "--vec", "serial", "--resume", "--exp-id", nested.exp_id,
         "--train.total-timesteps", 2560,
     )  # fmt: skip
     assert status == 0 and epochs(out) == [9, 10]
 
 
-def test_the_notebook_runs_on_a_small_run_and_is_committed_with_its_pictures(trained, monkeypatch):
-    """After the guide's two steps, which the test above took."""
+def test_the_notebook_runs_on_a_small_run_and_is_committed_with_its_pictures(resumed, monkeypatch):
+    """After the guide's two steps."""
     import nbclient
     import nbformat
 
+    trained, _ = resumed
     folder = store.CollapseFolder(trained / "experiments/base/collapsed_model_thr_03_000006")
     logs = trained / "experiments/base/log.out", folder.runs()[0].path / "log_collapsed.out"
     for log in logs:
@@ -168,11 +159,17 @@ def test_eval_plays_checkpoints_whole_and_collapsed(trained):
         assert (status, err) == (0, "") and "episodes=4" in out, (out, err)
 
 
-def test_fibers_of_every_checkpoint(trained):
-    status, out, err = demo(trained, "--mode", "fibers", "--exp-id", "base", "--collapse", 0.5, timeout=300)
+def test_fibers_of_every_checkpoint(trained, monkeypatch):
+    status, out, err = demo(trained, "--mode", "fibers", "--exp-id", "base", "--collapse", 0.5)
     assert (status, err) == (0, "") and epochs(out) == [2, 4, 6]
     history = json.loads((trained / "experiments/base/fibers_over_time.json").read_text())
     assert history["epochs"] == [2, 4, 6] and history["thresholds"] == 0.5
+    (trained / "experiments/base/fibers_over_time.json").unlink()
+    monkeypatch.setattr(fibers, "WORTH", 0.0)  # worker processes for two checkpoints
+    assert (
+        fibers.fibers_over_time(store.Run.open(trained / "experiments/base"), 0.5, processes=2).items()
+        <= history.items()
+    )
 
 
 @pytest.mark.parametrize(

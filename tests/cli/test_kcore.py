@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import demo, trainings_fork
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.cli import batch, launch
@@ -28,19 +29,21 @@ QUICK = "--vec serial --track none --train.total-timesteps 2048 --collapse.calib
 THRESHOLDS = "0.7_0.5_1.0_0.8"
 
 
-def kcore(folder, *arguments, script="kcore.sh", timeout=300, limit=None, **environment):
-    """Run kcore.sh in a folder.  -> (exit status, stdout, stderr)"""
+def kcore(folder, *arguments, before=(trainings_fork,), **environment):
+    """Run what kcore.sh runs, in a folder; its trainings are forks, too.  -> (exit status, stdout, stderr)"""
+    return demo(folder, *arguments, script="tools/kcore.py", before=before, **environment)
+
+
+def bash(folder, script, *arguments, **environment):
+    """Run a shell script in a folder, with all that it starts.  -> (exit status, stdout, stderr)"""
     done = subprocess.run(
         ["bash", REPO / script, *map(str, arguments)],
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable, **environment},
+        timeout=300,
+        env={**os.environ, "PYTHON": sys.executable, **environment},
         stdin=subprocess.DEVNULL,
-        preexec_fn=None
-        if limit is None
-        else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -57,10 +60,8 @@ def base(tmp_path_factory):
     """A folder with one run in Metta's layout: CartPole, checkpoints at epochs 2, 4 and 6."""
     folder = tmp_path_factory.mktemp("base")
     words = "--mode train --layout metta --run t1 --env cartpole --train.total-timesteps 1536".split()
-    done = subprocess.run(
-        [sys.executable, REPO / "demo.py", *words, *SMALL], cwd=folder, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    status, _, err = demo(folder, *words, *SMALL)
+    assert (status, err) == (0, "")
     return folder
 
 
@@ -153,10 +154,14 @@ def test_a_rerun_repeats_nothing(gridded):
     assert {p: p.stat().st_mtime_ns for p in (folder / "train_dir").rglob("*__sc0*.pt")} == times
 
 
-def test_parameters_come_from_the_environment_and_lists_make_a_grid(work):
-    status, out, err = kcore(
-        work, "--kinds", "original", "--seeds", "3,4", *QUICK, exp_name="t1", epoch_idx="2 4 5", jobs="3"
-    )
+def test_parameters_come_from_the_environment_and_lists_make_a_grid(work, tmp_path):
+    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "python").chmod(0o755)
+    given = {"exp_name": "t1", "epoch_idx": "2 4 5", "jobs": "3", "PYTHON": str(tmp_path / "python")}
+    _, out, _ = bash(work, "kcore.sh", "--kinds", "original", "--seeds", "3,4", *QUICK, **given)
+    script, *words = out.splitlines()
+    assert script == str(REPO / "tools/kcore.py")
+    status, out, err = kcore(work, *words)
     assert (status, err) == (0, "")
     assert "no checkpoint of epoch 5, the nearest is 6" in out
     for name in (f"t1_epoch_{epoch}_original_seed{seed}" for epoch in (2, 4, 6) for seed in (3, 4)):
@@ -166,7 +171,7 @@ def test_parameters_come_from_the_environment_and_lists_make_a_grid(work):
 @pytest.mark.slow
 def test_the_ablation_script_trains_the_controls_to_a_size(work):
     words = "--exp-name t1 --epoch-idx 6 --target-params 0.3 --collapse.calibrate 256".split()
-    status, out, err = kcore(work, *words, *QUICK, script="kcore_ablation.sh")
+    status, out, err = bash(work, "kcore_ablation.sh", *words, *QUICK)
     assert (status, err) == (0, ""), err
     for role in ("ablationsrandom", "scratch"):
         about = run_of(work, f"t1_epoch_6_{role}_params0.3").config()["collapse"]
@@ -175,7 +180,7 @@ def test_the_ablation_script_trains_the_controls_to_a_size(work):
 
 def test_a_killed_batch_goes_on_where_it_was(work):
     words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", "--seeds", "1,2", *QUICK]
-    words[words.index("2048")] = "25600"
+    words[words.index("2048")] = "15360"
     program = started(work, words, subprocess.DEVNULL)
     first, second = (run_of(work, f"t1_epoch_4_original_seed{seed}") for seed in (1, 2))
     end = time.monotonic() + 120
@@ -184,10 +189,10 @@ def test_a_killed_batch_goes_on_where_it_was(work):
     program.send_signal(signal.SIGKILL)
     program.wait()
     assert not second.checkpoints()
-    assert first.latest()[0] < 100
-    status, out, err = kcore(work, *words)
+    assert first.latest()[0] < 60
+    status, out, err = bash(work, "kcore.sh", *words)
     assert (status, err) == (0, "") and "0 done before, 2 to do" in out
-    assert epochs(first) == epochs(second) == list(range(5, 101))
+    assert epochs(first) == epochs(second) == list(range(5, 61))
     assert (first.path / "log.out").read_text().count("run=") == 2
 
 
@@ -266,9 +271,9 @@ def test_a_mistake_gets_one_sentence_and_starts_nothing(base, words, said, monke
 def test_kcore_sh_gives_its_defaults_and_what_was_typed(base):
     """Through the script, which gives every threshold once: the default does not count as typed."""
     words = "--exp-name t1 --target-params 0.2 --train.total-timesteps 1536"
-    assert "nothing to do" in kcore(base, *words.split())[2]
-    assert "leave --linear-thr out" in kcore(base, *words.split(), linear_thr="0.6")[2]
-    assert "leave --lstm-thr out" in kcore(base, *words.split(), "--lstm-thr", "1.0")[2]
+    assert "nothing to do" in bash(base, "kcore.sh", *words.split())[2]
+    assert "leave --linear-thr out" in bash(base, "kcore.sh", *words.split(), linear_thr="0.6")[2]
+    assert "leave --lstm-thr out" in bash(base, "kcore.sh", *words.split(), "--lstm-thr", "1.0")[2]
 
 
 def test_overrides_are_judged_over_the_run_and_each_command_gets_those_that_it_uses(base, monkeypatch):
@@ -338,11 +343,15 @@ def test_two_batches_at_once_are_refused(work):
     assert run.latest()[0] == max(epochs(run) or [4])  # it was asked to save before it ended
 
 
+def small_files():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+
 def test_a_full_disk_is_one_sentence_and_loses_nothing(work):
     """Files may not grow beyond a limit, as on a full disk."""
     before = {p: p.read_bytes() for p in (work / "train_dir").rglob("*.pt")}
     words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", *QUICK]
-    status, out, err = kcore(work, *words, limit=60_000)
+    status, out, err = kcore(work, *words, before=(trainings_fork, small_files))
     assert status == 1 and "free space" in out + err and "Traceback" not in out + err, out + err
     assert {p: p.read_bytes() for p in before} == before
     assert kcore(work, *words)[0] == 0
@@ -351,7 +360,8 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(work):
 def test_a_launcher_through_submitit(work):
     pytest.importorskip("submitit")
     words = "--exp-name t1 --epoch-idx 4 --kinds original --launcher slurm --jobs 2 --seeds 1 2".split()
-    status, out, err = kcore(work, *words, "--slurm", "cluster=local", "timeout_min=5", *QUICK)
+    submitit = ["--slurm", "cluster=local", "timeout_min=5"]
+    status, out, err = kcore(work, *words, *submitit, *QUICK, before=())
     assert status == 0, err
     assert run_of(work, "t1_epoch_4_original_seed2").latest()[0] == 8
     assert list((work / "train_dir/t1_kcore/logs/submitit").glob("*_submitted.pkl"))
@@ -367,7 +377,7 @@ def test_a_launcher_on_a_ray_cluster_of_two_nodes(work):
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         words = "--exp-name t1 --epoch-idx 4 --kinds original --launcher ray --jobs 2 --seeds 1 2".split()
-        status, out, err = kcore(work, *words, *QUICK, RAY_ADDRESS=cluster.address)
+        status, out, err = kcore(work, *words, *QUICK, before=(), RAY_ADDRESS=cluster.address)
     finally:
         cluster.shutdown()
     assert status == 0, out + err

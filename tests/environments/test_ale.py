@@ -2,14 +2,13 @@
 
 import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import ale_py
 import numpy as np
 import pytest
 import torch
+from commands import demo
 
 from pufferlib_kcore import store
 from pufferlib_kcore.cli import main
@@ -20,7 +19,6 @@ from pufferlib_kcore.errors import UserError
 from . import toys
 from .test_vector import actions_for, roll, same
 
-REPO = Path(__file__).resolve().parents[2]
 SHORT = {"max_num_frames_per_episode": 96}  # 24 steps of 4 frames
 
 
@@ -226,19 +224,6 @@ SMALL = (
     "--train.num-envs 4 --train.num-workers 2 --train.batch-size 128 --train.minibatch-size 64 "
     "--train.bptt-horizon 8 --train.update-epochs 1 --train.checkpoint-interval 1 --policy.hidden-size 32"
 ).split()
-
-
-def demo(folder, *arguments):
-    done = subprocess.run(
-        [sys.executable, REPO / "demo.py", *map(str, arguments)],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def train(folder, vec, name, *more):

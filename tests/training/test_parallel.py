@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from commands import demo, warm
 from worlds import Countdown, learner, rollout, tiny_policy
 
 from pufferlib_kcore.cli import main
@@ -61,7 +62,9 @@ def one_of_two(rank, folder, here):
 @pytest.mark.parametrize("here", [1, 2])
 def test_two_processes_learn_what_one_learns_from_all_steps(tmp_path, here):
     """Over sockets, and in the memory that processes of one machine share."""
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path), here), nprocs=2)
+    warm()
+    start = torch.multiprocessing.start_processes
+    start(one_of_two, (str(tmp_path), here), nprocs=2, start_method="forkserver")
     policy, data = experience()
     counts = [int(part_of(data, rank, 2).valid.sum()) for rank in range(2)]
     assert counts[0] != counts[1]
@@ -114,7 +117,7 @@ def test_torchrun_trains_one_run_and_resumes_it(tmp_path):
     assert config["settings"]["train"]["num_envs"] == 4
     # one process goes on with what two began
     alone = "--mode train --vec serial --exp-id base --train.total-timesteps 2048".split()
-    subprocess.run([sys.executable, REPO / "demo.py", *alone], cwd=tmp_path, check=True, capture_output=True)
+    assert demo(tmp_path, *alone)[0] == 0
     assert run.latest()[0] == 8
 
 
