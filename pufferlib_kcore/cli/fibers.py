@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.analysis.fibers import FILE
+from pufferlib_kcore.cli import progress
 from pufferlib_kcore.cli.collapse import source_run, thresholds_of
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import restore
@@ -116,10 +116,4 @@ def _one_thread() -> None:
 
 
 def _progress(entries: Iterator, total: int, show: bool) -> Iterator:
-    if not show or not sys.stderr.isatty() or not total:
-        yield from entries
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(entries, "coloring checkpoints", total=total, console=Console(stderr=True))
+    return progress.counted(entries, total, f"coloring {total} checkpoints") if show and total else entries
