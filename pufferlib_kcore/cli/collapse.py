@@ -16,6 +16,7 @@ from pufferlib_kcore import graph, store
 from pufferlib_kcore.analysis import frontier
 from pufferlib_kcore.cli import progress
 from pufferlib_kcore.cli import world as worlds
+from pufferlib_kcore.cli.advice import advice
 from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph import distillation
@@ -153,6 +154,7 @@ def collapse_run(args: Args) -> Collapsed:
     missing = f"no epoch {asked}" if args.layout == "metta" else f"no model_{asked:06d}.pt"
     nearest = "" if epoch == asked else f" ({missing}: the nearest epoch is {epoch})"
     lines = [f"collapsing {path}{nearest}", str(found.result.report), *found.notes, note]
+    lines += advice(args, restored, found.result.report)
     text = "\n".join([*lines, f"wrote {folder.model_path}"])
     return Collapsed(
         source=source,
