@@ -116,4 +116,4 @@ def _one_thread() -> None:
 
 
 def _progress(entries: Iterator, total: int, show: bool) -> Iterator:
-    return progress.counted(entries, total, f"coloring {total} checkpoints") if show and total else entries
+    return progress.counted(entries, total, f"coloring {total} checkpoints") if show else entries

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from pufferlib_kcore.training.reporting import duration
-
 EVERY = 10.0  # seconds from one plain line to the next
 Item = TypeVar("Item")
 
@@ -28,13 +26,21 @@ class Work:
         self.tell()
 
     def __str__(self) -> str:
-        """`recording: 40%, 0m 12s, about 0m 18s left`; without a part only the time."""
+        """`recording: 40%, 12 s, about 18 s left`; without a part only the time."""
         spent = self.clock() - self.started
         said = [f"{self.part:.0%}"] if self.part else []
         said += [self.note] if self.note else []
-        said += [duration(spent)]
-        said += [f"about {duration(spent / self.part - spent)} left"] if 0 < self.part < 1 else []
+        said += [rough(spent)]
+        said += [f"about {rough(spent / self.part - spent)} left"] if 0 < self.part < 1 else []
         return f"{self.what}: {', '.join(said)}"
+
+
+def rough(seconds: float) -> str:
+    """
+    >>> rough(12.4), rough(754)
+    ('12 s', '13 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 @contextmanager
@@ -46,7 +52,10 @@ def shown(what: str) -> Iterator[Work]:
 
 
 def counted(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """The items, their coming shown as work."""
+    """The items, their coming shown as work; nothing is shown of none."""
+    if not total:
+        yield from items
+        return
     with shown(what) as work:
         for done, item in enumerate(items, 1):
             work(done / total)

@@ -6,9 +6,9 @@ from pufferlib_kcore.cli import progress
 def test_work_says_its_part_its_time_and_what_is_left():
     now = iter([0.0, 30.0, 60.0])
     work = progress.Work("recording", lambda: next(now))
-    assert str(work) == "recording: 0m 30s"
+    assert str(work) == "recording: 30 s"
     work(0.25, "note")
-    assert str(work) == "recording: 25%, note, 1m 00s, about 3m 00s left"
+    assert str(work) == "recording: 25%, note, 60 s, about 3 min left"
 
 
 def test_redirected_work_is_told_in_plain_lines_from_the_start_on(capsys, monkeypatch):
