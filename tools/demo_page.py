@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pufferlib_kcore.environments.quiet import ignore_pynvml  # noqa: E402
+from pufferlib_kcore.cli import ignore_pynvml  # noqa: E402
 
 ignore_pynvml()
 
@@ -32,9 +32,9 @@ ENVS, BATCH, HORIZON = 16, 512, 16  # acting in so many environments; learning f
 
 
 def main(beam_rider: Path) -> None:
-    first = "*/checkpoints/*__e50__*__sc0.pt"  # what each run started from
+    first = "*/checkpoints/*__e100__*__sc0.pt"  # what each run started from
     files = {
-        name: next(DEMO.glob(f"train_dir/cartpole_epoch_50_{kind}*/{first}")) for kind, name in KINDS.items()
+        name: next(DEMO.glob(f"train_dir/cartpole_epoch_100_{kind}*/{first}")) for kind, name in KINDS.items()
     }
     policies = {name: restore(file).policy for name, file in files.items()}
     params = {name: sum(p.numel() for p in policy.parameters()) for name, policy in policies.items()}

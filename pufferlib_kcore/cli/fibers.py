@@ -11,7 +11,7 @@ from typing import Any
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.analysis.fibers import FILE
-from pufferlib_kcore.cli import progress
+from pufferlib_kcore.cli import progress, worker
 from pufferlib_kcore.cli.collapse import source_run, thresholds_of
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import restore
@@ -105,14 +105,8 @@ def _colored(jobs: list, processes: int | None) -> Iterator[dict[str, Any]]:
     if cores <= 1:
         yield from map(color, jobs)
         return
-    with multiprocessing.get_context("spawn").Pool(cores, initializer=_one_thread) as pool:
+    with multiprocessing.get_context("spawn").Pool(cores, initializer=worker.start) as pool:
         yield from pool.imap_unordered(color, jobs)
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _progress(entries: Iterator, total: int, show: bool) -> Iterator:
