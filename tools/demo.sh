@@ -20,24 +20,25 @@ Part 1: does a policy at 5% of its size still play?  (demo/train_dir)
 1. train CartPole with an LSTM, until it plays perfectly
 EOF
 train=($python demo.py --mode train --layout metta --run cartpole --env cartpole --base.rnn-name Recurrent
-    --vec serial --train.threads 1 --train.total-timesteps 204800 --train.data-dir demo/train_dir)
+    --vec serial --train.threads 1 --train.batch-size 8192 --train.total-timesteps 163840
+    --train.data-dir demo/train_dir)
 if [ -t 1 ]; then # a person watches
     "${train[@]}"
 else
     run demo/cartpole.out "${train[@]}"
-    grep -e "^epoch=[0-9]*0 " demo/cartpole.out | cut -d " " -f 1-4 | sed 's/^/   /'
+    grep -e "^epoch=[0-9]*[05] " demo/cartpole.out | cut -d " " -f 1-4 | sed 's/^/   /'
 fi
 
 echo "2. collapse it to 5% of its parameters, and train it on, beside the original and a random ablation"
 echo "   of the same widths"
-run demo/kcore.out bash kcore.sh --exp-name cartpole --epoch-idx 100 --target-params 0.05 --train-dir demo/train_dir \
+run demo/kcore.out bash kcore.sh --exp-name cartpole --epoch-idx 20 --target-params 0.05 --train-dir demo/train_dir \
     --kinds original collapsed ablated --jobs 2 --track none --vec serial --train.threads 1 \
-    --train.total-timesteps 225280
+    --train.total-timesteps 204800
 grep "^done" demo/kcore.out | sed 's/^/   /'
 
 echo "3. play each as it was before it was trained on"
 for kind in original base_params0.05 ablationsrandom_params0.05; do
-    file=$(ls demo/train_dir/cartpole_epoch_100_$kind/*/checkpoints/*__e100__*__sc0.pt)
+    file=$(ls demo/train_dir/cartpole_epoch_20_$kind/*/checkpoints/*__e20__*__sc0.pt)
     run "demo/played_${kind%_*}.txt" $python demo.py --mode eval --vec serial --episodes 32 --eval-model-path "$file"
     sed 's/.* env=/   env=/' "demo/played_${kind%_*}.txt"
 done
@@ -52,7 +53,7 @@ small="--train.num-envs 8 --train.batch-size 2048 --train.minibatch-size 512 --t
     --train.update-epochs 1 --train.checkpoint-interval 3"
 three=($python demo.py --mode train --vec multiprocessing --env beam_rider)
 echo "   \$ ${three[*]} ... > log.out 2> log.err"
-"${three[@]}" $small --collapse-epoch 6 --train.total-timesteps 36864 >log.out 2>log.err || { tail -n 5 log.err >&2; false; }
+"${three[@]}" $small --collapse-epoch 6 --train.total-timesteps 30720 >log.out 2>log.err || { tail -n 5 log.err >&2; false; }
 name=$(basename "$(sed -n 's/^run=\([^ ]*\).*/\1/p' log.out | head -n 1)")
 tail -n 2 log.out | sed 's/^/   /'
 

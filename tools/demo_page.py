@@ -32,9 +32,9 @@ ENVS, BATCH, HORIZON = 16, 512, 16  # acting in so many environments; learning f
 
 
 def main(beam_rider: Path) -> None:
-    first = "*/checkpoints/*__e100__*__sc0.pt"  # what each run started from
+    first = "*/checkpoints/*__e20__*__sc0.pt"  # what each run started from
     files = {
-        name: next(DEMO.glob(f"train_dir/cartpole_epoch_100_{kind}*/{first}")) for kind, name in KINDS.items()
+        name: next(DEMO.glob(f"train_dir/cartpole_epoch_20_{kind}*/{first}")) for kind, name in KINDS.items()
     }
     policies = {name: restore(file).policy for name, file in files.items()}
     params = {name: sum(p.numel() for p in policy.parameters()) for name, policy in policies.items()}
@@ -50,7 +50,7 @@ def main(beam_rider: Path) -> None:
                 "parameters": params[name],
                 "kept": f"{params[name] / params['original']:.1%}",
                 "return": played[name],
-                "after 20,480 more steps": later[name],
+                "after 40,960 more steps": later[name],
                 f"acting in {ENVS}, ms": acting[name],
                 f"learning from {BATCH}, ms": learning[name],
             }
