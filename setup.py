@@ -31,5 +31,8 @@ setup(
         "ray": ["ray"],
         "slurm": ["submitit"],
         "notebook": ["notebook", "ipykernel"],
+        "mettagrid": [
+            "mettagrid==0.26.22; python_version >= '3.11'"
+        ],  # through uv alone: it pins a newer numpy
     },
 )

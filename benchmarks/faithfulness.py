@@ -4,7 +4,7 @@
     python benchmarks/faithfulness.py measure              # KL, value error, return; goes on where it stopped
     python benchmarks/faithfulness.py retrain              # the same after a fixed number of steps
     python benchmarks/faithfulness.py shake                # KL to itself with its weights moved a little
-    python benchmarks/faithfulness.py show                 # tables and figure, in benchmarks/faithfulness
+    python benchmarks/faithfulness.py show                 # tables and figure here; docs/size_and_return.png
 
 Sizes are parts of the parameters: each method gets the most parameters that it can use within the size.
 Retraining falls from a fifth of the task's learning rate to 0 over its steps, for every method alike.
@@ -429,6 +429,43 @@ def figure(before: list[dict], after: list[dict]) -> Figure:
     return drawn
 
 
+FIRST = {  # what the README's first figure shows: method, what it is called there, its color and marker
+    "auto, distilled": ("this plugin: --collapse auto", "#d1495b", "o"),
+    "published recipe": ("published recipe", "#2f5d9b", "s"),
+    "random ablation": ("random ablation", "#6b6f76", "^"),
+}
+TITLES = {
+    "cartpole": "CartPole + LSTM",
+    "memory_cue": "memory cue",
+    "half_cheetah": "HalfCheetah-v5",
+    "pong": "Pong",
+}
+
+
+def first_figure(rows: list[dict]) -> Figure:
+    """Return over size before any retraining: the collapse, the published recipe, random ablation."""
+    drawn = Figure(figsize=(11, 3.3), layout="constrained")
+    panels = drawn.subplots(1, len(TITLES), sharex=True)
+    for axes, (task, title) in zip(panels, TITLES.items(), strict=True):
+        own = [row for row in rows if row["task"] == task and "return" in row]
+        whole = next(row for row in own if row["method"] == ORIGINAL)
+        axes.axhline(whole["return"], color="0.2", lw=1, ls=(0, (4, 3)), label="the original")
+        for method, (label, color, marker) in FIRST.items():
+            some = sorted((r for r in own if r["method"] == method), key=lambda r: r["size"])
+            x, y, bars = ([row[key] for row in some] for key in ("size", "return", "ci"))
+            axes.errorbar(x, y, bars, fmt=f"{marker}-", ms=5, lw=1.8, color=color, label=label)
+        axes.set(title=title, xscale="log", xlim=(0.6, 0.025), xticks=SIZES)
+        axes.set_xticks(SIZES, [f"{size:.0%}" for size in SIZES])
+        axes.minorticks_off()
+        axes.grid(alpha=0.25)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    panels[0].set_ylabel("episode return")
+    drawn.supxlabel("parameters kept, before any retraining", fontsize=10)
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    return drawn
+
+
 def show() -> None:
     rows, after = Results("before").rows, Results("after").rows
     lines = [
@@ -477,6 +514,7 @@ def show() -> None:
     (OUT / "results.md").write_text("\n".join(lines))
     if rows:
         figure(rows, after).savefig(OUT / "faithfulness.png", dpi=100)
+        first_figure(rows).savefig(REPO / "docs/size_and_return.png", dpi=110)
     print("\n".join(lines))
 
 

@@ -107,6 +107,8 @@ class Comparison:
         if self.params is not None:
             before, after = self.params
             parts.append(f"{number(before)} → {number(after)} parameters ({after / max(before, 1):.1%})")
+        elif self.collapsed is None and self.original.params is not None:
+            parts.append(f"{number(self.original.params)} parameters")
         return ", ".join(parts)
 
     @cached_property
@@ -127,6 +129,7 @@ class Comparison:
         """Both runs in numbers: epochs, agent steps, returns at the end and at best, parameters, speed."""
         rows = Table()
         for (name, run), params in zip(self.runs(), self.params or (None, None), strict=False):
+            params = run.params if params is None else params
             row: dict[str, Any] = {"run": name, "name": run.name}
             row["epochs"] = f"{run.curve.epochs[0]} to {run.curve.epochs[-1]}"
             row["agent steps"] = int(run.curve.steps[-1])

@@ -99,7 +99,17 @@ def draw_returns(axis: Axes, curves: Mapping[str, Curve]) -> None:
         lone = "o" if there.sum() == 1 else ""
         label = name if there.any() else f"{name} (no episode finished)"
         axis.plot(curve.steps[there], smooth[there], lone + "-", color=color, linewidth=2, label=label)
-    if not any(np.isfinite(curve.returns).any() for curve in curves.values()):
+    if any(np.isfinite(curve.returns).any() for curve in curves.values()):
+        axis.plot(
+            [],
+            [],
+            ".",
+            color=MARK,
+            alpha=0.6,
+            markersize=4,
+            label="dots: one epoch's mean\nlines: moving mean",
+        )
+    else:
         paper = {"facecolor": "white", "linewidth": 0}
         middle: dict[str, Any] = {"ha": "center", "va": "center", "transform": axis.transAxes}
         axis.text(0.5, 0.5, "no episode finished", color=MARK, bbox=paper, **middle)

@@ -26,7 +26,7 @@ def to_csv(points: Sequence[dict[str, Any]]) -> str:
 def figure(points: Sequence[dict[str, Any]], title: str) -> Figure:
     """KL and value error over the part of the parameters that is left; the last point is the one taken."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     drawn = Figure(figsize=(6, 4), layout="constrained")
     axes = drawn.subplots()
@@ -35,10 +35,12 @@ def figure(points: Sequence[dict[str, Any]], title: str) -> Figure:
         values = [max(point[key], LEAST) for point in points]
         axes.plot(sizes, values, "o-", color=color, ms=3, label=label)
         axes.plot(sizes[-1:], values[-1:], "o", color=color, ms=10, fillstyle="none")
-    axes.set(xscale="log", yscale="log", xlabel="parameters kept", ylabel="on states not calibrated on")
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    axes.xaxis.set_minor_formatter(PercentFormatter(1, decimals=0))
-    axes.tick_params(axis="x", which="minor", labelsize=7)
+    axes.plot([], [], "o", color="0.4", ms=10, fillstyle="none", label="the one taken")
+    axes.set(yscale="log", xlabel="parameters kept", ylabel="on states not calibrated on")
+    if max(sizes) > 3 * min(sizes):
+        axes.set_xscale("log", subs=[])
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(sizes) < 200 * min(sizes) else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{100 * size:.3g}%"))
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pufferlib_kcore.analysis import logs
 from pufferlib_kcore.analysis.curves import Curve, column
 from pufferlib_kcore.analysis.fibers import FILE, FiberHistory
@@ -35,6 +37,13 @@ class Source:
         """Median agent steps a second over the epochs, None where they were not logged."""
         speeds = sorted(speed for speed in column(self.records, "SPS") if speed == speed)
         return float(speeds[len(speeds) // 2]) if speeds else None
+
+    @property
+    def params(self) -> int | None:
+        """Parameters of its policy, as its log says or its checkpoints show; None where neither does."""
+        told = self.header.get("params")
+        known = self.history.params[np.isfinite(self.history.params)] if self.history else []
+        return told if told is not None or not len(known) else int(known[-1])
 
     @property
     def collapse_epoch(self) -> int | None:

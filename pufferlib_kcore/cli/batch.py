@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pufferlib_kcore import settings as settings_room
-from pufferlib_kcore.cli import answered, launch
+from pufferlib_kcore.cli import answered, launch, progress
 from pufferlib_kcore.cli.launch import Command, Outcome, is_installed
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.arguments import TRACKERS, Parser
@@ -98,7 +98,9 @@ def run(given: argparse.Namespace, passed: list[str]) -> int:
             from pufferlib_kcore.cli import batch_report
 
             others = found_beside(tasks, Path(given.train_dir))
-            print(batch_report.write(folder, [*tasks, *others], failed, said["command"]))
+            with progress.shown("making the report"):
+                told = batch_report.write(folder, [*tasks, *others], failed, said["command"])
+            print(told)
         except UserError as error:
             print(f"kcore: no report: {error}", file=sys.stderr)
             return 1
@@ -243,7 +245,8 @@ def work(tasks: list[Task], given: argparse.Namespace, logs: Path) -> dict[str, 
         command(("--mode", "collapse", *words), f"collapse_{_tag(group[0])}", logs): group
         for words, group in groups.items()
     }
-    for done, outcome in launch.run_all(list(first), given.launcher, given.jobs, given.slurm):
+    collapsing = launch.run_all(list(first), given.launcher, given.jobs, given.slurm)
+    for done, outcome in progress.counted(collapsing, len(first), f"collapsing: {len(first)} to do"):
         report(done, outcome)
         if outcome.status:
             failed |= {task.name: f"its collapse failed: {why(done, outcome)}" for task in first[done]}
@@ -251,7 +254,8 @@ def work(tasks: list[Task], given: argparse.Namespace, logs: Path) -> dict[str, 
     for done, task in commands.items():
         if not task.folder.checkpoints():  # what an earlier run of that name took is none of this one's
             done.log.with_suffix(".json").unlink(missing_ok=True)
-    for done, outcome in launch.run_all(list(commands), given.launcher, given.jobs, given.slurm, remember):
+    training = launch.run_all(list(commands), given.launcher, given.jobs, given.slurm, remember)
+    for done, outcome in progress.counted(training, len(commands), f"training: {len(commands)} runs to do"):
         report(done, outcome)
         if outcome.status or not commands[done].is_done():
             failed[done.name] = why(done, outcome)

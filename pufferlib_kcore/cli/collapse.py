@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from math import log
+from math import isnan, log
 from typing import Any
 
 from torch import nn
 
 from pufferlib_kcore import graph, store
 from pufferlib_kcore.analysis import frontier
-from pufferlib_kcore.cli import kept, stored
+from pufferlib_kcore.cli import kept, progress, stored
 from pufferlib_kcore.cli import world as worlds
+from pufferlib_kcore.cli.advice import advice
+from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph import distillation
 from pufferlib_kcore.policies import noise_inputs
@@ -23,8 +25,10 @@ from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Args
 from pufferlib_kcore.store import atomic, checkpoints, fibers, names, runs
 from pufferlib_kcore.training.record import record
+from pufferlib_kcore.training.rollout import Diverged
 
 SEEDS = 1_000_000  # between those of training and those of each recording
+BLIND = 0.01  # nats: a policy whose actions differ less from their mean hardly looks at its input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +149,7 @@ def collapse_run(args: Args, again: bool = True) -> Collapsed:
     lines = [f"collapsing {path}{nearest}", str(found.result.report), *found.notes, note]
     lines += [place.note] if place.note else []
     lines += [f"wrote {folder.model_path}", *nothing_merged(provenance)]
+    lines += advice(args, restored, found.result.report)
     return Collapsed(
         source=source,
         folder=folder,
@@ -261,16 +266,28 @@ def recorded(args: Args, source: runs.Run, restored: Restored) -> Recorded:
         calibrate, held_out = (noise_inputs(restored.spec, seed=settings.train.seed + i) for i in range(2))
         text = "fitted to made-up observations, measured on none of the environment's"
         return Recorded(calibrate, held_out, [], text, by)
-    started, envs = time.monotonic(), min(kept.ENVS, settings.train.num_envs)
-    vec = worlds.one_group(settings, args.vec, envs)
+    envs = by["envs"]
+    counts = [max(count, envs) for count in (states, states // 2, states // 4)]
+    started, total, seen = time.monotonic(), sum(counts), []
+    world = worlds.open_world(settings, "multiprocessing" if args.vec == "ray" else args.vec, envs=envs)
     try:
-        worlds.World(vec, None, args.vec).check(restored.spec, str(source.path))
-        calibrate, held_out, test = (
-            record(restored.policy, vec, settings.train.seed + SEEDS * (i + 1), max(count, envs))
-            for i, count in enumerate((states, states // 2, states // 4))
-        )
+        world.check(restored.spec, str(source.path))
+        with (
+            worlds.acting(settings, world, restored.policy) as (policy, autocast),
+            progress.shown(f"recording {total:,} states in {envs} environments") as work,
+        ):
+            for i, count in enumerate(counts):
+
+                def watch(part: float, done: int = sum(counts[:i]), count: int = count) -> None:
+                    work((done + part * count) / total)
+
+                seed = settings.train.seed + SEEDS * (i + 1)
+                seen.append(record(policy, world.vec, seed, count, autocast, watch))
+        calibrate, held_out, test = seen
+    except (WorkerDied, Diverged) as error:
+        raise UserError(f"{source.path} cannot play {settings.base.env_name}: {error}") from error
     finally:
-        vec.close()
+        world.vec.close()
     seconds = time.monotonic() - started
     text = f"recorded {states:,} states to calibrate on, others to measure on, in {seconds:.0f} s"
     return Recorded(calibrate, held_out, test, text, by)
@@ -282,39 +299,45 @@ def taught(args: Args, restored: Restored, found: Found, seen: Recorded) -> Foun
     if steps is None:
         steps = distillation.STEPS if args.collapse == "auto" and seen.test else 0
     if steps:
-        print(f"distilling: {steps} gradient steps on the recorded states", flush=True)
-        result = graph.distill(restored.policy, result, seen.calibrate, seen.held_out, steps)
+        with progress.shown(f"distilling: {steps} gradient steps on the recorded states") as work:
+            states = seen.calibrate, seen.held_out
+            result = graph.distill(restored.policy, result, *states, steps, watch=work)
     if not seen.test:
         return Found(result, [seen.text], found.frontier, recorded=seen.by)
     apart = graph.divergence(restored.policy, result.policy, seen.test, result.network, result.merges)
-    faithful = (
-        f"on states that it was not fitted to: KL {apart.kl:.3g} nats to the original, whose states differ "
-        f"by {apart.look:.3g} from their mean; value error {apart.value_error:.3g} of the values' variance"
+    return Found(result, [seen.text, nearness(apart)], found.frontier, apart, seen.by)
+
+
+def nearness(apart: graph.Divergence) -> str:
+    """How near a smaller policy is to its original, for people."""
+    words = (
+        f"on states that it was not fitted to, the smaller policy's action probabilities are KL "
+        f"{apart.kl:.3g} nats from the original's (0: the same); blind, acting always as the original does "
+        f"on average, it would be {apart.look:.3g} off"
     )
-    return Found(result, [seen.text, faithful], found.frontier, apart, seen.by)
+    if apart.look < BLIND:
+        words += " (so the original hardly looks at its observations yet)"
+    if not isnan(apart.value_error):
+        words += f"; its values' squared error is {100 * apart.value_error:.3g}% of their variance"
+    return words
 
 
 @contextmanager
 def watching(target: float | None) -> Iterator[Callable[[graph.Point], None]]:
     """Shows a search: a bar where a person watches, else a line a point."""
+    with progress.shown("searching for the widths") as work:
 
-    def line(point: graph.Point) -> str:
-        widths = " ".join(f"{name}={width}" for name, width in point.widths.items())
-        return f"size={point.size:.4f} kl={point.kl:.4g} value_error={point.value_error:.4g} {widths}"
+        def watch(point: graph.Point) -> None:
+            part = min(1.0, log(point.size) / log(target)) if target and target < 1 else 0.0
+            if sys.stderr.isatty():
+                work(part, f"{point.size:.1%} of the parameters, KL {point.kl:.2g}")
+                return
+            work(part)
+            widths = " ".join(f"{name}={width}" for name, width in point.widths.items())
+            errors = f"kl={point.kl:.4g} value_error={point.value_error:.4g}"
+            print(f"size={point.size:.4f} {errors} {widths}", flush=True)
 
-    if not sys.stderr.isatty():
-        yield lambda point: print(line(point), flush=True)
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("searching", total=-log(target) if target else None)
-        yield lambda point: progress.update(
-            task,
-            completed=-log(point.size),
-            description=f"{point.size:.1%} of the parameters, KL {point.kl:.2g}",
-        )
+        yield watch
 
 
 def carried_optimizer(source: runs.Run, epoch: int, restored: Restored, result) -> tuple[dict | None, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.analysis.fibers import FILE
-from pufferlib_kcore.cli import stored
+from pufferlib_kcore.cli import progress, stored, worker
 from pufferlib_kcore.cli.collapse import source_run, thresholds_of
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import restore
@@ -141,21 +140,9 @@ def _colored(jobs: list, processes: int | None) -> Iterator[dict[str, Any]]:
     if cores <= 1 or left < WORTH:
         yield from map(color, rest)
         return
-    with multiprocessing.get_context("spawn").Pool(cores, initializer=_one_thread) as pool:
+    with multiprocessing.get_context("spawn").Pool(cores, initializer=worker.start) as pool:
         yield from pool.imap_unordered(color, rest)
 
 
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def _progress(entries: Iterator, total: int, show: bool) -> Iterator:
-    if not show or not sys.stderr.isatty() or not total:
-        yield from entries
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(entries, "coloring checkpoints", total=total, console=Console(stderr=True))
+    return progress.counted(entries, total, f"coloring {total} checkpoints") if show else entries

@@ -15,7 +15,7 @@ from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import MettaFolder, Run, checkpoints
 from pufferlib_kcore.store.runs import CollapseFolder
 
-ENVS = 16  # at most, to record in
+ENVS = 16  # that states are recorded in, at once
 NAMED = ("epoch", "threshold", "linear", "cnn", "lstm", "critic", "max_kl", "target_params")  # by the folder
 
 
@@ -44,7 +44,7 @@ def recording(settings: Settings, args: Args) -> dict[str, Any]:
     """What decides on the states that are recorded."""
     return {
         "seed": settings.train.seed,
-        "envs": min(ENVS, settings.train.num_envs),
+        "envs": ENVS,
         "env": dict(settings.env),
         "preprocessing": worlds.preprocessing(args.vec),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from pufferlib_kcore import environments
 from pufferlib_kcore.cli.stored import check_origin, spec_of, trained_on
 from pufferlib_kcore.environments import cores, ray_cluster, vector
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.policies import space_to_plain
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import Run
+from pufferlib_kcore.training import precision
 from pufferlib_kcore.training.parallel import ALONE, Group
 
 SMALL = 200_000  # parameters
@@ -99,10 +103,10 @@ def creator(settings: Settings, **more: Any):
     return environments.make_creator(env_name(settings), settings.base.package, **{**settings.env, **more})
 
 
-def open_world(settings: Settings, backend: str, together: Group = ALONE) -> World:
-    """Start the environments, of a group's its part."""
+def open_world(settings: Settings, backend: str, together: Group = ALONE, envs: int | None = None) -> World:
+    """Start so many environments, by default as many as the settings say; of a group's its part."""
     t = settings.train
-    envs = together.part(t.num_envs, "num_envs")
+    envs = together.part(envs or t.num_envs, "num_envs")
     own = None if together.size == 1 else max(1, cores.available_cores() // together.here)
     groups = None if t.env_batch_size is None else max(1, t.env_batch_size // together.size)
     elsewhere = None
@@ -125,6 +129,20 @@ def threads(settings: Settings, world: World, policy: nn.Module) -> tuple[int, i
         return settings.train.threads, settings.train.threads
     small = sum(p.numel() for p in policy.parameters()) < SMALL
     return (1, 1) if small else (world.plan.rollout_threads, world.plan.update_threads)
+
+
+@contextmanager
+def acting(
+    settings: Settings, world: World, policy: nn.Module
+) -> Iterator[tuple[nn.Module, Callable[[], Any]]]:
+    """Within: torch's threads as in rollouts.  -> the policy as the trainer lays it out, its autocast"""
+    before, on = torch.get_num_threads(), next(policy.parameters()).device
+    laid_out: Any = copy_of(policy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    torch.set_num_threads(threads(settings, world, policy)[0])
+    try:
+        yield laid_out, precision.autocast(precision.resolve(settings.train.precision, policy, on), on)
+    finally:
+        torch.set_num_threads(before)
 
 
 def device(name: str) -> torch.device:

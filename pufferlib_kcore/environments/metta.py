@@ -122,7 +122,7 @@ def make(
 ) -> gymnasium.Env:
     """size: cells on a side; each: how many of each building; max_steps: of one episode"""
     if importlib.util.find_spec("mettagrid") is None:
-        raise UserError(f"{name} needs mettagrid, which is not installed: config/mettagrid.ini says how")
+        raise UserError(f"{name} needs mettagrid, which is not installed: make setup EXTRAS=mettagrid")
     if render_mode is not None:
         raise UserError(f"{name} has no pictures: leave --capture-video out")
     return Arena(size, each, max_steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -33,12 +34,14 @@ def distill(
     value: str | int | None = None,
     actions: str | int = 0,
     outputs: Outputs = None,
+    watch: Callable[[float], None] = lambda part: None,
 ) -> Collapse:
     """The same collapse, its policy taught the original's action distributions and values.
 
     inputs    recorded, the original's; one call of them a step
     held_out  others; of the policies on the way, the first included, that with the least KL on these is taken
     steps     of Adam, the learning rate falling to 0
+    watch     called before each with the part of them that is done
 
     Raises UserError for NaN or infinity in a policy, in what it answers, and in a gradient.
 
@@ -59,6 +62,7 @@ def distill(
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
     best, kept = torch.inf, collapse.policy
     for done in range(steps + 1):
+        watch(done / (steps + 1))
         if done % max(1, steps // CHECKS) == 0 or done == steps:
             kl = divergence(policy, smaller, held_out, collapse.network, merges, **places).kl
             if kl < best:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 from torch import Tensor, nn
 
@@ -15,6 +16,15 @@ from pufferlib_kcore.graph.sizes import known_sizes, set_attribute
 def width(axis: Axis, widths: Mapping[str, int]) -> int:
     """The length of an axis once each space has `widths[space]` units."""
     return sum(s.outer * widths.get(s.space or "", s.units) * s.inner for s in axis)
+
+
+def parameters_at(policy: nn.Module, network: Network, widths: Mapping[str, int]) -> int:
+    """How many parameters the policy has once each space has `widths[space]` units."""
+    table = network.table
+    return sum(
+        prod(width(axis, widths) for axis in table[name]) if name in table else parameter.numel()
+        for name, parameter in policy.named_parameters()
+    )
 
 
 def rebuild(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, prod
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from pufferlib_kcore.graph.collapsing import Collapse, common_widths, finish
 from pufferlib_kcore.graph.faithfulness import divergence
 from pufferlib_kcore.graph.nested import arguments
 from pufferlib_kcore.graph.network import Network, Outputs, network_of
-from pufferlib_kcore.graph.rebuild import rebuild, width
+from pufferlib_kcore.graph.rebuild import parameters_at, rebuild
 
 STEPS = (0.75, 0.9, 0.97)  # a space is narrowed to this part of its width; to the next where that is too much
 
@@ -175,11 +175,7 @@ class _Walk:
         return cut
 
     def params(self, widths: Mapping[str, int]) -> int:
-        table = self.network.table
-        return sum(
-            prod(width(axis, widths) for axis in table[name]) if name in table else parameter.numel()
-            for name, parameter in self.policy.named_parameters()
-        )
+        return parameters_at(self.policy, self.network, widths)
 
     def merges(self, widths: Mapping[str, int]) -> dict[str, Merge]:
         return {

@@ -22,9 +22,9 @@ class Played:
 
     def __str__(self) -> str:
         n = len(self.returns)
-        error = self.returns.std(ddof=1) / n**0.5 if n > 1 else float("nan")
+        spread = f" +- {self.returns.std(ddof=1) / n**0.5:.3g} (standard error)" if n > 1 else ""
         return (
-            f"episode_return={self.returns.mean():.6g} +- {error:.3g} (standard error) "
+            f"episode_return={self.returns.mean():.6g}{spread} "
             f"episode_length={self.lengths.mean():.6g} episodes={n} "
             f"min={self.returns.min():.6g} max={self.returns.max():.6g}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,45 +48,64 @@ class PlainLog:
 
 
 class Dashboard:
-    """A live table on a terminal: the last record, and what is left."""
+    """A live table on a terminal: what runs, the last record, what is left, and what the machine bears.
 
-    def __init__(self, title: str, total_timesteps: int, clock):
+    header: the plain log's first line, `run=.. env=.. policy=..`; console: rich's, by default of stdout.
+    """
+
+    def __init__(self, header: str, total_timesteps: int, clock, console=None):
+        from rich.console import Console
         from rich.live import Live
+        from rich.text import Text
 
-        self.title, self.total, self.clock = title, total_timesteps, clock
-        self.last_return = math.nan
-        self.live = Live(refresh_per_second=4)
+        self.facts = dict(re.findall(r"(\w+)=(.*?)(?=\s+\w+=|\s*$)", header))
+        self.total, self.clock = total_timesteps, clock
+        self.known = {"episode_return": math.nan, "episode_length": math.nan}
+        self.console = Console() if console is None else console
+        # A screen of its own is drawn anew each time: a terminal that changes its size keeps no fragments
+        first = f"{self.facts.get('run', '')}\nthe first epoch ..."
+        self.live = Live(Text(first), console=self.console, screen=True, refresh_per_second=4)
         self.live.start()
+        self.shown: Any = None
+        machine()  # the cores' load is measured from here on
 
     def __call__(self, record: Record) -> None:
-        if not math.isnan(record["episode_return"]):
-            self.last_return = record["episode_return"]
-        self.live.update(self._table(record))
+        self.known |= {key: record[key] for key in self.known if not math.isnan(record[key])}
+        self.shown = self._table(record)
+        self.live.update(self.shown)
 
     def close(self) -> None:
+        """Leave the terminal as it was, the last table below what stood there."""
         self.live.stop()
+        if self.shown is not None:
+            self.console.print(self.shown)
 
     def _table(self, record: Record):
         from rich.columns import Columns
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
         left = (self.total - record["agent_steps"]) / max(record["SPS"], 1e-9)
         seconds = self.clock.seconds
         spent = sum(seconds.values()) or 1.0
         groups = {
-            "Summary": {
+            "Run": {
+                "environment": self.facts.get("env", ""),
+                "policy": self.facts.get("policy", ""),
+                "parameters": f"{int(self.facts.get('params', 0)):,}",
+                "uptime": duration(record["uptime"]),
+                "remaining": duration(left),
+                **machine(),
+            },
+            "Progress": {
                 "epoch": record["epoch"],
                 "agent steps": f"{record['agent_steps']:,}",
                 "steps/s": f"{record['SPS']:,.0f}",
-                "uptime": duration(record["uptime"]),
-                "remaining": duration(left),
-            },
-            "Episodes": {
-                "return": f"{self.last_return:.2f}",
-                "length": f"{record['episode_length']:.1f}",
-                "finished": record["episodes"],
+                "return": _known(self.known["episode_return"], 2),
+                "length": _known(self.known["episode_length"], 1),
+                "episodes ended": record["episodes"],
             },
             "Losses": {key: f"{record[key]:.4f}" for key in LOSSES},
             "Time": {name: f"{100 * s / spent:.0f}%" for name, s in seconds.items()},
@@ -99,10 +119,28 @@ class Dashboard:
                 table.add_row(key, str(value))
             tables.append(Panel(table, border_style="cyan"))
         outer = Table.grid(expand=True)
-        outer.add_row(f"[bold]{self.title}")
+        outer.add_row(Text(self.facts.get("run", ""), style="bold", overflow="fold"))
         outer.add_row(ProgressBar(total=self.total, completed=min(self.total, record["agent_steps"])))
         outer.add_row(Columns(tables))
         return outer
+
+
+def machine() -> dict[str, str]:
+    """How busy this machine's cores were since the last call, and what of its memory is in use."""
+    import psutil
+    import torch
+
+    bears = {"CPU": f"{psutil.cpu_percent():.0f}% of {psutil.cpu_count()} cores"}
+    memory = psutil.virtual_memory()
+    bears["memory"] = f"{(memory.total - memory.available) / 2**30:.1f} of {memory.total / 2**30:.1f} GiB"
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        bears["GPU memory"] = f"{(total - free) / 2**30:.1f} of {total / 2**30:.1f} GiB"
+    return bears
+
+
+def _known(value: float, digits: int) -> str:
+    return "none ended yet" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def duration(seconds: float) -> str:

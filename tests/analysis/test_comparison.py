@@ -129,6 +129,16 @@ def test_a_run_that_was_not_collapsed_yet_is_shown_alone(pair):
     assert len(comparison.summary) == 1 and list(panels(comparison.figure)) == ["episode return"]
 
 
+def test_a_run_that_was_not_collapsed_has_its_parameters(pair, tmp_path):
+    original = pair[0]
+    told = history([3, 6], [9, 8], params=[1000, 1000])
+    (original.path / "fibers_over_time.json").write_text(json.dumps(told))
+    comparison = compare(original)
+    assert comparison.summary[0]["parameters"] == 1000 and comparison.title.endswith(", 1,000 parameters")
+    (original.path / "log.out").write_text(f"run={original.path} env=beam_rider params=1234\n")
+    assert compare(original).summary[0]["parameters"] == 1234
+
+
 def test_what_cannot_be_compared_is_one_sentence(tmp_path):
     run = Run.create(tmp_path, "pong")
     with pytest.raises(UserError, match="has logged no epoch yet"):
@@ -142,6 +152,11 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path):
 
 
 # --- the figure ---------------------------------------------------------------------------------
+
+
+def test_the_dots_of_the_returns_have_a_legend(pair):
+    axis = panels(compare(*pair).figure)["episode return"]
+    assert any("dots" in text.get_text() for text in axis.get_legend().get_texts())
 
 
 def test_returns_are_drawn_over_agent_steps_and_the_collapse_is_marked(pair):

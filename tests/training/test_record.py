@@ -2,6 +2,7 @@
 
 import gymnasium
 import numpy as np
+import pytest
 import torch
 from worlds import Countdown
 
@@ -32,6 +33,23 @@ def test_a_recurrent_policy_gets_stretches_that_lie_within_episodes_and_continue
         assert (obs[:, :, 1] == obs[:, :1, 1]).all()  # one episode
         assert (obs[:, 1:, 2] == obs[:, :-1, 2] + 1).all()  # step by step
         assert h.shape == c.shape == (1, len(obs), 8) and not h.any()  # from the episode's start
+
+
+@pytest.mark.parametrize("rnn", [None, "Recurrent"])
+def test_environments_in_groups_see_the_same_states_and_a_seed_again_gives_the_same_numbers(rnn):
+    """Countdown's states but for the last action, its fourth number, depend on no action."""
+    whole, parted = Countdown([3, 5, 4, 6]), Countdown([3, 5, 4, 6], groups=2)
+    policy = policy_of(whole, rnn)
+    once, again, apart = (record(policy, vec, 7, 24) for vec in (whole, whole, parted))
+    for a, b, c in zip(once, again, apart, strict=True):
+        assert torch.equal(a[0], b[0]) and torch.equal(a[0][..., :3], c[0][..., :3])
+
+
+def test_recording_tells_how_far_it_is():
+    parts = []
+    vec = Countdown([3, 5], groups=2)
+    record(policy_of(vec, None), vec, 0, 20, watch=parts.append)
+    assert parts[0] == 0 and parts == sorted(parts) and 0.8 < parts[-1] < 1
 
 
 def test_made_up_observations_lie_within_their_space_and_depend_on_the_seed_alone():

@@ -1,0 +1,28 @@
+"""Advice: where a threshold merges next to nothing, which ones would, and the search that needs none."""
+
+from __future__ import annotations
+
+from pufferlib_kcore.graph.report import Report
+from pufferlib_kcore.graph.thresholds import ALL, thresholds_for
+from pufferlib_kcore.policies.restore import Restored
+from pufferlib_kcore.settings import Args
+
+AUTO = "--collapse auto --collapse.target-params 0.2"
+
+
+def advice(args: Args, restored: Restored, report: Report) -> list[str]:
+    """Lines for people, with options that are ready to be given; none where enough has merged."""
+    c, before, after = args.settings.collapse, report.params_before, report.params_after
+    if args.collapse == "auto" or after < ALL * before:
+        return []
+    found = {}
+    if c.colors != "activations":
+        policy, inputs = restored.policy, restored.example_inputs
+        found = thresholds_for(policy, inputs, by_size=c.colors == "faithful", round_to=c.round_to)
+    options = {f"--collapse {t:g}": f"keeps {part:.1%} of the parameters" for t, part in found.items()}
+    options[AUTO] = "keeps 20%, chosen by what the policy computes while it plays"
+    merged = "nothing merged" if after == before else f"only {1 - after / before:.1%} of the parameters went"
+    return [
+        f"{merged}: few neurons are so alike. In place of its threshold, give the same command",
+        *(f"    {option:<{len(AUTO)}}  {what}" for option, what in options.items()),
+    ]
