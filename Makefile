@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 
 .PHONY: demo test test-slow lint setup clean
 
-demo: setup  ## train, collapse, resume and compare on BeamRider, in minutes
+demo: setup  ## a policy at 5% of its size, played and trained on beside its controls; then the guide on BeamRider
 	@bash tools/demo.sh
 
 test: setup  ## the fast tests, two files at a time

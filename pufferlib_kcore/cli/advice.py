@@ -21,8 +21,8 @@ def advice(args: Args, restored: Restored, report: Report) -> list[str]:
         found = thresholds_for(policy, inputs, by_size=c.colors == "faithful", round_to=c.round_to)
     options = {f"--collapse {t:g}": f"keeps {part:.1%} of the parameters" for t, part in found.items()}
     options[AUTO] = "keeps 20%, chosen by what the policy computes while it plays"
-    merged = "nothing merged" if after == before else f"only {1 - after / before:.1%} of the parameters went"
     return [
-        f"{merged}: few neurons are so alike. In place of its threshold, give the same command",
+        f"{1 - after / before:.1%} of the parameters went: few neurons are so alike. "
+        "In place of its threshold, give the same command",
         *(f"    {option:<{len(AUTO)}}  {what}" for option, what in options.items()),
     ]
