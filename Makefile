@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 demo: setup  ## train, collapse, resume and compare on BeamRider, in minutes
 	@bash tools/demo.sh
 
-test: setup  ## the fast tests, two files at a time
+test: setup  ## the fast tests, two files at a time, in random order: pytest --randomly-seed=.. repeats one
 	@$(PYTHON) -m pytest -n 2 --dist loadfile
 
 test-slow: setup  ## the tests that take minutes
