@@ -7,7 +7,7 @@ PYTHON := .venv/bin/python
 demo: setup  ## a policy at 5% of its size, played and trained on beside its controls; then the guide on BeamRider
 	@bash tools/demo.sh
 
-test: setup  ## the fast tests, two files at a time
+test: setup  ## the fast tests, two files at a time, in random order: pytest --randomly-seed=.. repeats one
 	@$(PYTHON) -m pytest -n 2 --dist loadfile
 
 test-slow: setup  ## the tests that take minutes

@@ -90,7 +90,7 @@ def test_what_cannot_be_shared_is_one_sentence():
 def torchrun(folder, *words, status=0):
     small = "--mode train --vec serial --env cartpole --base.rnn-name Recurrent --train.num-envs 4 "
     small += "--train.batch-size 256 --train.minibatch-size 128 --train.bptt-horizon 8 "
-    small += "--train.checkpoint-interval 2 --exp-id base"
+    small += "--train.checkpoint-interval 2"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     done = subprocess.run(
         [*command, str(REPO / "demo.py"), *small.split(), *words],
@@ -105,12 +105,13 @@ def torchrun(folder, *words, status=0):
 
 
 def test_torchrun_trains_one_run_and_resumes_it(tmp_path):
-    torchrun(tmp_path, "--train.total-timesteps", "1024")
+    base = "--exp-id", "base"
+    torchrun(tmp_path, *base, "--train.total-timesteps", "1024")
     run = Run.open(tmp_path / "experiments/base")
     assert [path.name for path in (tmp_path / "experiments").iterdir()] == ["base"]
     first = run.metrics()
     assert [(r["epoch"], r["agent_steps"]) for r in first] == [(i, 256 * i) for i in (1, 2, 3, 4)]
-    torchrun(tmp_path, "--train.total-timesteps", "1536")
+    torchrun(tmp_path, *base, "--train.total-timesteps", "1536")
     assert [r["epoch"] for r in run.metrics()] == [1, 2, 3, 4, 5, 6]
     assert run.metrics()[:4] == first
     config = json.loads((run.path / "config.json").read_text())
