@@ -388,7 +388,10 @@ def repeated(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) ->
 def selected(trace: Trace, out: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
     """Parts of a tensor; of a parameter with several axes a view, whose whole axes rules may name."""
     if trace.is_table(x):
-        where, named = each_tensor(args, Tensor.cpu), {k: each_tensor(v, Tensor.cpu) for k, v in kwargs.items()}
+        where, named = (
+            each_tensor(args, Tensor.cpu),
+            {k: each_tensor(v, Tensor.cpu) for k, v in kwargs.items()},
+        )
         return taken(trace, out, x, lambda ids: trace.func(ids, *where, **named))
     return moved(trace, out, x, *args, **kwargs)
 
