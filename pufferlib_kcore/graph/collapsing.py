@@ -23,7 +23,7 @@ from pufferlib_kcore.graph.network import Network, Outputs, network_of
 from pufferlib_kcore.graph.rebuild import rebuild
 from pufferlib_kcore.graph.report import Report, make_report
 from pufferlib_kcore.graph.states import alike, cut, cut_states
-from pufferlib_kcore.graph.verification import answered_otherwise, narrowed, used_otherwise
+from pufferlib_kcore.graph.verification import answered_otherwise, narrowed, telling, used_otherwise
 
 KINDS = ("linear", "cnn", "lstm", "critic")
 THRESHOLD = 0.3
@@ -206,7 +206,7 @@ def check(
     Returns its network. Raises UserError naming the spaces, and the line, that keep it from that.
     """
 
-    states = network.state_outputs
+    states, told = network.state_outputs, telling(example_inputs, network)
 
     def tried(made: nn.Module, merges: Mapping[str, Merge]) -> str | Network:
         table, fibers = narrowed(network.table, merges), {n: m.labels for n, m in merges.items()}
@@ -218,7 +218,10 @@ def check(
             made,
             lambda tensors: rebuild(policy, network, quotient.lift(tensors, table, fibers), {}),
             table,
-            (given, cut_states(example_inputs, network.state_inputs, fibers, alike)),
+            (
+                cut_states(told, network.state_inputs, fibers),
+                cut_states(told, network.state_inputs, fibers, alike),
+            ),
             lambda i, x, lifted: (x, cut(lifted, states[i], fibers) if i in states else lifted),
             method,
             outputs,

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
-from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import arguments
 from pufferlib_kcore.graph.network import Network, Outputs, network_of
 from pufferlib_kcore.graph.rebuild import rebuild
 from pufferlib_kcore.graph.states import cut, cut_states
-from pufferlib_kcore.graph.verification import answered_otherwise, resized, used_otherwise
+from pufferlib_kcore.graph.verification import answered_otherwise, resized, telling, used_otherwise
 
 
 def lift(
@@ -58,12 +57,12 @@ def lift(
         stuck = [s for s in fault.spaces if s.whole and s.name in fibers]
         fault = f"could not merge {stuck[0].name} again ({stuck[0].whole})" if stuck else ""
     if not fault:
-        states = network.state_outputs
+        states, told = network.state_outputs, telling(example_inputs, network)
         fault = answered_otherwise(
             policy,
             lambda tensors: larger(quotient.lift(tensors, network.table, fibers, generator)),
             network.table,
-            (copy_of(example_inputs), given),
+            (told, cut_states(told, network.state_inputs, fibers, quotient.repeat)),
             lambda i, x, y: (cut(x, states[i], fibers, quotient.repeat) if i in states else x, y),
             method,
             outputs,

@@ -40,6 +40,7 @@ class Network:
     state_inputs: Mapping[int, State]  # which of them hold recurrent state
     state_outputs: Mapping[int, State]  # and which of those that it returns
     untouched: tuple[str, ...]  # parameters that the traced method does not use
+    courses: tuple[str, ...]  # where the values of inputs, or chance, decided what the policy does
     notes: tuple[str, ...]  # what else is to be said of the run
     macs: int | None  # multiply-accumulates of the traced call; None where they cannot be counted
 
@@ -71,6 +72,8 @@ def network_of(
             raise UserError(
                 f"tensor {name} is on the meta device, without values: load the policy on a CPU or GPU first"
             )
+    if (given := list(tensors_in(inputs))) and not any(x.numel() for x in given):
+        raise UserError("the example inputs are empty: give at least one row of observations")
     copied = copy_of(policy)
     trace = Trace(copied, ignore, originals=dict(policy.named_parameters()))
     attributes = tag_attributes(copied, trace.ledger)
@@ -191,7 +194,7 @@ class _Reader:
         return Network(
             spaces=tuple(self._space(index, whole.get(index)) for index in range(len(self.groups))),
             table=table,
-            same_width=self._same_width([*given.values(), *returned.values()]),
+            same_width=self._same_width([*given.values(), *returned.values()], attributes),
             attributes=tuple(
                 (a, self._axis(Use("", a.neurons)))
                 for a in attributes
@@ -201,13 +204,23 @@ class _Reader:
             state_inputs=given,
             state_outputs=returned,
             untouched=tuple(name for name in trace.tensors if name not in trace.touched),
+            courses=tuple(trace.courses),
             notes=self._notes(table),
             macs=trace.macs,
         )
 
-    def _same_width(self, states: Sequence[State]) -> tuple[tuple[str, ...], ...]:
-        """Layers of one module; and equal cores in one state, which code cuts into equal parts."""
-        tied = [[self._name(units) for units in layers] for layers in self.trace.same_width]
+    def _same_width(
+        self, states: Sequence[State], attributes: Sequence[Attribute]
+    ) -> tuple[tuple[str, ...], ...]:
+        """Layers of one module, or that one number or shape is for; and equal cores in one state, which code
+        cuts into equal parts."""
+        sizes = {name: len(units) for name, units in zip(self.names, self.groups, strict=True)}
+        together = [*self.trace.same_width]
+        together += [[a.neurons, *a.others] for a in attributes if a.neurons is not None and a.others]
+        tied = [
+            [self._name(units) for units in layers if (units > 0).all() and len(units)] for layers in together
+        ]
+        tied = [names for names in tied if len({sizes[name] for name in names}) == 1]
         for state in states:
             cores = {s.space: s.units for axis in state.axes for s in axis if s.space}
             tied.append(list(cores) if len(set(cores.values())) == 1 else [])
@@ -223,7 +236,7 @@ class _Reader:
     def _notes(self, table: Table) -> tuple[str, ...]:
         trace, notes = self.trace, []
         for where in trace.courses:
-            notes.append(f"one course was followed, that which the example inputs chose: {where}")
+            notes.append(f"one course was followed, that which the example inputs, or chance, chose: {where}")
         if trace.hidden:
             notes.append(
                 "left as they were, in code that tracing cannot look into (TorchScript, vmap, an extension): "
@@ -233,11 +246,13 @@ class _Reader:
             notes.append(
                 f"used as they are, since the policy does not register them: {trace.foreign} parameters"
             )
-        held = [n for n in trace.computed_with if n not in table and n not in trace.hidden]
+        used = {name: where for (name, _), where in trace.parted.items()} | trace.computed_with
+        merging = {name for name, axes in table.items() if any(s.space for axis in axes for s in axis)}
+        held = [n for n in used if n not in merging and n not in trace.hidden]
         if parameters := [n for n in held if isinstance(trace.tensors[n], nn.Parameter)]:
             notes.append(
                 "left as they were, since the policy computes with them: "
-                + ", ".join(f"{n} ({trace.computed_with[n]})" for n in parameters)
+                + ", ".join(f"{n} ({used[n]})" for n in parameters)
             )
         return tuple(notes)
 
@@ -321,10 +336,12 @@ class _Reader:
         for index in range(len(self.groups)):
             if any(is_within(p.name, trace.ignore) for p in self._populations(index)):
                 reasons[index] = "ignored"
-        for (name, _), use in trace.uses.items():
+        for (name, dim), use in trace.uses.items():
             stretches = list(self._stretches(use.neurons))
             for group, _, segment in stretches:
-                if group >= 0 and name in trace.computed_with:
+                if group >= 0 and (name, dim) in trace.parted:
+                    reasons.setdefault(group, f"{trace.parted[name, dim]} takes parts of {name}")
+                elif group >= 0 and name in trace.computed_with:
                     reasons.setdefault(group, f"{trace.computed_with[name]} computes with {name}")
                 elif group >= 0 and segment is None:
                     reasons.setdefault(group, f"{name} has it in parts or out of order")
@@ -349,7 +366,10 @@ class _Reader:
         for run in np.split(np.arange(len(units)), np.flatnonzero(np.diff(groups)) + 1):
             group, places = int(groups[run[0]]), self.place_of[units[run]]
             count = len(self.groups[group])
-            inner = len(run) if count == 1 else int(np.argmax(places != places[0]))
+            if count == 1:  # neighbours are places of one channel, or gates and states of one recurrent unit
+                inner = 1 if self._is_recurrent(group) else len(run)
+            else:
+                inner = int(np.argmax(places != places[0]))
             outer = len(run) // max(count * inner, 1)
             regular = np.array_equal(places, np.tile(np.repeat(np.arange(count), inner), outer))
             yield group, len(run), Segment(self.names[group], "", outer, count, inner) if regular else None
@@ -365,6 +385,9 @@ class _Reader:
         neurons = np.flatnonzero(np.isin(self.unit_of, self.groups[index]))
         found = [self.trace.populations[p] for p in dict.fromkeys(self.trace.population(n) for n in neurons)]
         return sorted(found, key=lambda p: not self._is_layer(p))
+
+    def _is_recurrent(self, group: int) -> bool:
+        return group >= 0 and any(p.kind == "lstm" for p in self._populations(group))
 
     def _is_layer(self, p: Population) -> bool:
         return any(

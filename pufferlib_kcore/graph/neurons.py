@@ -49,6 +49,16 @@ def varies(neurons: Tensor) -> set[int]:
     return {dim for dim in range(neurons.ndim) if (neurons != neurons.narrow(dim, 0, 1)).any()}
 
 
+def uneven(neurons: Tensor, dims: set[int]) -> bool:
+    """Whether neighbours along one of these axes are free, but of different values."""
+    ids = torch.where(free(neurons), neurons, 0)
+    for dim in dims:
+        one, two = (ids.narrow(dim, start, ids.shape[dim] - 1) for start in (0, 1))
+        if ((one < 0) & (two < 0) & (one != two)).any():
+            return True
+    return False
+
+
 def may_differ(neurons: Tensor) -> set[int]:
     """The axes along which values may differ: nobody's do along every one."""
     long = {dim for dim, size in enumerate(neurons.shape) if size > 1}

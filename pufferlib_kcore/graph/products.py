@@ -70,7 +70,7 @@ def _brought(trace: Trace, f: Factor, kept: Letters) -> list[tuple[Hashable, Ten
     """The letter along which a computed factor's neurons differ, and its neurons, (size,); at most one."""
     neurons = trace.neurons(f.tensor)
     if free(neurons).all():  # one value all over: what sums over it may sum over any neurons
-        along_each = [axis_of(neurons, dim) for dim in range(neurons.ndim)]
+        along_each = [None if d in varies(neurons) else axis_of(neurons, d) for d in range(neurons.ndim)]
         return [
             (letter, ids)
             for letter, ids in zip(f.letters, along_each, strict=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from pufferlib_kcore.fibration.recurrent import CELLS, Cell
 from pufferlib_kcore.fibration.refinement import Columns
 from pufferlib_kcore.graph.nested import tensors_in
-from pufferlib_kcore.graph.neurons import FREE, free, may_differ, varies
+from pufferlib_kcore.graph.neurons import FIRST_INPUT, axis_of, free, may_differ, varies
 from pufferlib_kcore.graph.sizes import learn_sizes
 from pufferlib_kcore.graph.trace import UNIFORM, Trace, rule
 
@@ -149,6 +149,23 @@ def embedding(
     return trace.spread(trace.write((weight, 1), kind="linear"), out, -1)
 
 
+@rule("embedding_bag")
+def bag(
+    trace: Trace,
+    out: Tensor,
+    index: Tensor,
+    weight: Tensor,
+    offsets: Any = None,
+    max_norm: float | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """Sums, means or maxima of rows, each of their entries by itself."""
+    for x in tensors_in((offsets, args, kwargs)):
+        trace.hold(x, "weighs rows by it")
+    return embedding(trace, out, index, weight, None, max_norm)
+
+
 PACKED = "cannot be traced: packed sequences are not followed"
 PADDED = "give it a padded tensor"
 
@@ -253,7 +270,7 @@ ELEMENTWISE = """
     threshold dropout alpha_dropout feature_dropout feature_alpha_dropout dropout1d dropout2d dropout3d rrelu
     absolute negative subtract multiply divide floor_divide fix
     greater greater_equal less less_equal not_equal isclose invert
-    arccos arccosh arcsin arcsinh arctan arctan2 arctanh
+    arccos arccosh arcsin arcsinh arctan arctan2 arctanh complex polar real imag special_expit
 """.split()  # and all that torch's own list has as pointwise
 OPERATORS = "add sub mul div truediv floordiv mod pow and or xor lshift rshift".split()
 
@@ -343,7 +360,9 @@ def same(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Ten
 
 
 @rule(*"view reshape flatten unflatten ravel squeeze view_as reshape_as".split())
-def in_order(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def in_order(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    if trace.is_table(x):
+        return taken(trace, out, x, lambda ids: ids.reshape(out.shape))
     return trace.neurons(x).reshape(out.shape)
 
 
@@ -363,9 +382,39 @@ def repeated(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) ->
 
 @rule(
     *"""
+    chunk split split_with_sizes tensor_split unbind narrow select getitem index_select
+    """.split()
+)
+def selected(trace: Trace, out: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
+    """Parts of a tensor; of a parameter with several axes a view, whose whole axes rules may name."""
+    if trace.is_table(x):
+        where, named = (
+            each_tensor(args, Tensor.cpu),
+            {k: each_tensor(v, Tensor.cpu) for k, v in kwargs.items()},
+        )
+        return taken(trace, out, x, lambda ids: trace.func(ids, *where, **named))
+    return moved(trace, out, x, *args, **kwargs)
+
+
+def taken(trace: Trace, out: Any, x: Tensor, function: Callable[[Tensor], Any]) -> list[Tensor]:
+    """Views of a parameter: an axis is named where it runs along one of the parameter's from end to end."""
+    dims = [[None] * y.ndim for y in tensors_in(out)]  # type: list[list[int | None]]
+    for dim, size in enumerate(x.shape):
+        along = torch.arange(size).reshape([-1 if d == dim else 1 for d in range(x.ndim)])
+        for found, ids in zip(dims, tensors_in(function(along.expand(x.shape))), strict=True):
+            if size > 1 and len(where := varies(ids)) == 1:
+                (at,) = where
+                whole = torch.equal(ids.movedim(at, -1).reshape(-1, ids.shape[at])[0], torch.arange(size))
+                found[at] = dim if whole else None
+    for y, found in zip(tensors_in(out), dims, strict=True):
+        trace.view(x, y, found)
+    return trace.nobody(out)
+
+
+@rule(
+    *"""
     broadcast_tensors repeat tile repeat_interleave cat concat concatenate stack hstack vstack dstack
-    chunk split split_with_sizes tensor_split unbind narrow select getitem index_select roll flip rot90 unfold
-    diagonal
+    roll flip rot90 unfold diagonal pixel_shuffle pixel_unshuffle channel_shuffle
     """.split()
 )
 def moved(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> Any:
@@ -390,6 +439,11 @@ def each_tensor(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return type(value)(each_tensor(v, function) for v in value) if type(value) in (tuple, list) else value
 
 
+def constant(trace: Trace) -> int:
+    """The number of elements that hold one value, of their own among those that are free."""
+    return int(trace.uniform(torch.zeros(())))
+
+
 @rule("setitem")
 def assigned(trace: Trace, out: Any, x: Tensor, index: Any, value: Any) -> Tensor:
     """x, some of whose elements are another's now."""
@@ -399,9 +453,52 @@ def assigned(trace: Trace, out: Any, x: Tensor, index: Any, value: Any) -> Tenso
         after[index] = trace.neurons(value)
         trace.taken.append(trace.neurons(value))
     else:
-        after[index] = FREE if isinstance(value, (bool, int, float)) else 0
+        after[index] = constant(trace) if isinstance(value, (bool, int, float)) else 0
     trace.taken += [before, after]
     return after
+
+
+@rule(*"index_add index_copy index_fill index_reduce scatter scatter_add scatter_reduce gather".split())
+def indexed(
+    trace: Trace, out: Tensor, x: Tensor, dim: int, index: Tensor, *args: Any, **kwargs: Any
+) -> Tensor | list[Tensor]:
+    """Along an axis of rows, such as a graph's nodes, every neuron goes by itself, if all go the same way."""
+    neurons = [trace.neurons(y) for y in (x, *tensors_in((args, kwargs))) if y.ndim == out.ndim]
+    along = set().union(*(varies(ids) for ids in neurons if (ids > 0).any()))
+    own = index.ndim == out.ndim  # a place of its own for every element
+    if dim % max(out.ndim, 1) in along or own and not all(alike_along(index, d, out) for d in along):
+        return mixing(trace, out, x, index, *args, **kwargs)
+    trace.hold(index, "indexes by it")
+    if trace.operation != "gather" and not list(tensors_in((args, kwargs))):  # one value in some places
+        changed = trace.func(torch.zeros(out.shape), dim, index.cpu(), 1.0) != 0
+        return torch.where(changed, constant(trace), trace.neurons(x))
+    if not along:
+        return trace.nobody(out)
+    given = neurons[:1] if trace.operation == "gather" else neurons
+    return reduce(partial(together, trace), (line(ids, dim, out) for ids in given))
+
+
+def alike_along(index: Tensor, dim: int, out: Tensor) -> bool:
+    """Whether an index is as long as `out` along an axis, and says the same all along it."""
+    return index.shape[dim] == out.shape[dim] and not (index != index.narrow(dim, 0, 1)).any()
+
+
+def line(neurons: Tensor, dim: int, out: Tensor) -> Tensor:
+    """Neurons that are the same all along an axis, made as long as `out` is there; inputs are nobody's."""
+    first = neurons.narrow(dim, 0, min(1, neurons.shape[dim]))
+    size = [out.shape[d] if d == dim % out.ndim else n for d, n in enumerate(neurons.shape)]
+    whole = torch.where(first <= FIRST_INPUT, 0, first).expand(size)
+    return whole[tuple(map(slice, out.shape))]
+
+
+@rule("fold")
+def folded(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Every channel's patches summed where they overlap."""
+    patches = trace.neurons(x).unflatten(-2, (out.shape[-3], -1))
+    along = axis_of(patches, -3)
+    if along is None:
+        return mixing(trace, out, x)[0]
+    return trace.spread(along, out, -3)
 
 
 @rule("copy")
@@ -426,15 +523,17 @@ def within_channels(trace: Trace, out: Any, x: Tensor, *args: Any, **kwargs: Any
         places = len(args[0] if args else kwargs["pad"]) // 2
     else:
         places = x.ndim - 2 if trace.operation == "interpolate" else int(trace.operation[-2])
-    neurons = reduced(trace, x, range(-places, 0))
+    neurons = not_free(reduced(trace, x, range(-places, 0)))
     return tuple(neurons.expand(y.shape) for y in tensors_in(out))
 
 
 COUNTING = "sum mean prod std var logsumexp median nansum nanmean nanmedian count_nonzero".split()
+TOTALS = "sum prod logsumexp nansum count_nonzero".split()  # which tell how many there are of one value
+MOMENTS = "var_mean std_mean".split()
 EXTREMES = "amax amin max min aminmax any all".split()  # what several that are equal do not change
 
 
-@rule(*COUNTING, *EXTREMES)
+@rule(*COUNTING, *MOMENTS, *EXTREMES)
 def reduction(
     trace: Trace, out: Any, x: Tensor, dim: Any = None, *args: Any, **kwargs: Any
 ) -> Tensor | tuple[Tensor, ...]:
@@ -443,9 +542,11 @@ def reduction(
         return elementwise(trace, out, x, dim)
     dims = range(x.ndim) if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
     before = trace.neurons(x)
-    neurons = reduced(trace, x, dims, counts=trace.operation in COUNTING)
+    neurons = reduced(trace, x, dims, counts=trace.operation not in EXTREMES)
+    if trace.operation in TOTALS:
+        trace.count_free(before, dims)
     results = list(tensors_in(out))
-    if trace.operation != "aminmax" and len(results) > 1:  # values, and their places
+    if trace.operation not in ("aminmax", *MOMENTS) and len(results) > 1:  # values, and their places
         if any((before != before.narrow(d, 0, 1)).any() for d in dims):
             trace.tell_places(results[1], before)
         return neurons.reshape(results[0].shape), *trace.nobody(results[1:])
@@ -492,7 +593,12 @@ def running(trace: Trace, out: Any, x: Tensor, dim: Any = None, *args: Any, **kw
     neurons, axis = trace.neurons(x), kwargs.get("axis", dim)
     if (neurons != neurons.narrow(axis, 0, 1)).any():
         return mixing(trace, out, x)
-    return tuple(neurons for _ in tensors_in(out))
+    return tuple(not_free(neurons) for _ in tensors_in(out))
+
+
+def not_free(neurons: Tensor) -> Tensor:
+    """Neurons as they are; of one value all over the operation may have made several."""
+    return torch.where(free(neurons), 0, neurons)
 
 
 @rule(*UNIFORM)
@@ -544,7 +650,10 @@ def attention(
     softmax log_softmax layer_norm group_norm rms_norm local_response_norm normalize cosine_similarity
     scaled_dot_product_attention norm linalg_norm linalg_vector_norm
     argmax argmin argsort sort topk kthvalue mode quantile nanquantile multinomial normal bernoulli poisson
-    gather one_hot nonzero diff weight_norm
+    one_hot nonzero diff weight_norm tril triu masked_select gumbel_softmax softmin pairwise_distance
+    take take_along_dim msort bucketize searchsorted mse_loss l1_loss smooth_l1_loss huber_loss
+    cross_entropy nll_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits gaussian_nll_loss
+    cosine_embedding_loss
     """.split()
 )
 def mixing(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> list[Tensor]:

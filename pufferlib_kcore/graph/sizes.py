@@ -23,7 +23,7 @@ SIZES: dict[type[nn.Module], dict[str, tuple[str, int]]] = {
         "in1_features": ("weight", 1),
         "in2_features": ("weight", 2),
     },
-    nn.Embedding: {"embedding_dim": ("weight", 1)},
+    **dict.fromkeys((nn.Embedding, nn.EmbeddingBag), {"embedding_dim": ("weight", 1)}),
     **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), CONV),
     **dict.fromkeys((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), CONV_TRANSPOSE),
     nn.modules.batchnorm._NormBase: {"num_features": ("weight", 0)},
@@ -42,6 +42,14 @@ class Attribute:
     place: int | None = None  # in the tuple or list that the attribute is; None for a plain number
     neurons: Tensor | None = field(default=None, repr=False)  # None until the policy has used it
     known: tuple[str, int] | None = None  # the parameter and axis whose width it is known to be
+    others: list[Tensor] = field(default_factory=list, repr=False)  # neurons along further such axes
+
+    def learn(self, neurons: Tensor | None) -> None:
+        """It is the width of the axis of these neurons, and of those of others if it was theirs before."""
+        if neurons is not None:
+            if self.neurons is not None and not torch.equal(self.neurons, neurons):
+                self.others.append(self.neurons)
+            self.neurons = neurons
 
 
 Origin = Attribute | Tensor | tuple[str, int]  # a module's number, neurons, or an axis of a parameter
@@ -84,7 +92,7 @@ class Size(int):
         if isinstance(other, Size):
             for one, two in ((self, other), (other, self)):
                 if one.attribute is not None and isinstance(two.origins[0], Tensor):
-                    one.attribute.neurons = two.origins[0]
+                    one.attribute.learn(two.origins[0])
         return True
 
     def __ne__(self, other: object) -> bool:
@@ -196,7 +204,7 @@ def learn_sizes(sizes: Sequence[Any], neurons: Tensor) -> None:
     if len(sizes) == neurons.ndim:
         for dim, size in enumerate(sizes):
             if isinstance(size, Size) and size.attribute is not None:
-                size.attribute.neurons = axis_of(neurons, dim)
+                size.attribute.learn(axis_of(neurons, dim))
 
 
 def known_sizes(module: nn.Module) -> dict[str, tuple[str, int]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from pufferlib_kcore.fibration.recurrent import Step, plain_step
 from pufferlib_kcore.fibration.refinement import Columns
 from pufferlib_kcore.graph.macs import MACS, plus
 from pufferlib_kcore.graph.nested import tensors_in
-from pufferlib_kcore.graph.neurons import FIRST_INPUT, FREE, axis_of, free, numbered_inputs, varies
+from pufferlib_kcore.graph.neurons import FIRST_INPUT, FREE, axis_of, free, numbered_inputs, uneven, varies
 from pufferlib_kcore.graph.running import (
     caller,
     chance_kept,
@@ -77,11 +78,17 @@ TAKES_SIZES = (UNIFORM - {"fill", "scalar_tensor"}) | set(
     conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
     """.split()
 )  # whose numbers are shapes, places and counts, and not values
+CHANCE = set(
+    """
+    rand randn randint randperm rand_like randn_like randint_like normal uniform exponential bernoulli
+    multinomial poisson geometric cauchy log_normal random
+    """.split()
+)  # what draws random numbers
 ASKS_A_VALUE = set("item tolist numpy array bool int float index complex equal allclose is_nonzero".split())
 ASKS_IF_FINITE = {"isnan", "isinf", "isfinite", "isposinf", "isneginf"}
 HIDDEN = "runs where tracing cannot look (TorchScript, vmap or an extension)"
 Axes = tuple[int | None, ...]  # of a parameter, in the order of a view's; None where it only repeats
-INPUT = -1  # among the sources of a tensor: the policy's inputs
+INPUT = -1  # among the sources of a tensor: the policy's inputs, or chance
 
 
 def rule(*operations: str) -> Callable:
@@ -166,12 +173,16 @@ class Trace(TorchFunctionMode):
         self.courses: dict[str, None] = {}  # where the values of inputs decided what the policy does
         self.hidden: set[str] = set()  # parameters of code that tracing cannot look into
         self.computed_with: dict[str, str] = {}  # parameters that operations other than layers use
+        self.parted: dict[
+            tuple[str, int], str
+        ] = {}  # axes of parameters of which parts were taken, and where
         self.touched: set[str] = set()  # parameters that took part
         self.macs: int | None = 0  # multiply-accumulates so far; None where some cannot be counted
         self._names = {id(tensor): name for name, tensor in self.tensors.items()}
         self._shadows: dict[int, tuple[Tensor, Shadow]] = {}  # tensors are kept, so that ids stay theirs
         self._views: dict[int, tuple[Tensor, Tensor, Axes]] = {}  # views of parameters, and of which
         self._free: list[list[Attribute]] = [[]]  # of each kind of free neurons: numbers in their shape
+        self._shapes: list[list[Tensor]] = [[]]  # and neurons that gave them their shape, along one axis
         self._handed_on: set[int] = set()  # ids of results that are recurrent state
         self._placed: dict[int, tuple[Tensor, Tensor]] = {}  # results that tell places, and of which neurons
         self._path: list[str] = []  # the modules that are running
@@ -206,8 +217,20 @@ class Trace(TorchFunctionMode):
 
         arguments  what it was made with: its shape may be a module's number, whose meaning is then learned
         """
-        self._free.append([size.attribute for size in sizes_in(arguments) if size.attribute is not None])
+        sizes = list(sizes_in(arguments))
+        self._free.append([size.attribute for size in sizes if size.attribute is not None])
+        shapes = [o for size in sizes for o in size.origins if isinstance(o, Tensor)]
+        shapes += [self.neurons(x) for x in tensors_in(arguments) if not self.is_named(x)]  # zeros_like(x)
+        self._shapes.append([axis for x in shapes for d in varies(x) if (axis := axis_of(x, d)) is not None])
         return torch.full(out.shape, -len(self._free), dtype=torch.int64)
+
+    def count_free(self, made: Tensor, dims: Iterable[int]) -> None:
+        """A total over one value all over tells how many there are: what gave it its shape is held."""
+        lengths = {made.shape[dim] for dim in dims} if made.ndim else set()
+        for kind in made[free(made)].unique():
+            for units in self._shapes[-int(kind) - 1]:
+                if len(units) in lengths:
+                    self.protect(units, f"{self.here()} counts it")
 
     def read(self, parameter: Tensor, dim: int, neurons: Tensor) -> None:
         """An axis of a parameter, or of a view of one, is summed over these neurons."""
@@ -261,13 +284,18 @@ class Trace(TorchFunctionMode):
     def view(self, x: Tensor, out: Tensor, dims: Sequence[int | None]) -> bool:
         """Whether x is a parameter, or a view of one: then `out` is another, and rules may name its axes.
 
-        dims  for each axis of out that of x; None where out repeats x along it
+        dims  for each axis of out that of x; None where out repeats x along it, or has but parts of it
         """
         origin = self._origin(x)
         if origin is not None:
             parameter, before = origin
             axes = tuple(None if dim is None else before[dim] for dim in dims)
-            self._views[id(out)], self._viewing = (out, parameter, axes), True
+            gone = [before[dim] for dim, size in enumerate(x.shape) if size > 1 and dim not in dims]
+            name = self._names[id(parameter)]
+            self.parted.update({(name, axis): self.here() for axis in gone if axis is not None})
+            self._viewing = True
+            if out is not x:  # as x.to(its own dtype) is
+                self._views[id(out)] = out, parameter, axes
         return origin is not None
 
     def unite(self, a: Tensor, b: Tensor) -> None:
@@ -275,7 +303,7 @@ class Trace(TorchFunctionMode):
         self.united.append((a, b))
         for ours, others in ((a, b), (b, a)):
             fits = free(others)
-            alone = (ours > 0) & (others <= 0) & ~fits
+            alone = (ours > 0) & (others <= 0) & (~fits | uneven(others, varies(ours)))
             self.protect(ours[alone], f"{self.here()} joins it with what cannot be merged")
             if fits.any():
                 self._learn_shape(others, ours)
@@ -375,11 +403,11 @@ class Trace(TorchFunctionMode):
 
         Raises UserError where the policy does not run.
         """
-        count = 0
+        numbered = 0
         for x in tensors_in(inputs):
-            self.inputs.append(numbered_inputs(x, count))
+            self.inputs.append(numbered_inputs(x, numbered))
             self._keep(x, Shadow(self.inputs[-1], frozenset({INPUT}), x.dtype in (torch.uint8, torch.bool)))
-            count += x.numel()
+            numbered += x.numel()
         function = getattr(self.policy, method)
         self.may_be_given = takes_more(function, inputs)
         with ExitStack() as stack:
@@ -457,6 +485,8 @@ class Trace(TorchFunctionMode):
     ) -> None:
         """Keep what an operation makes of neurons."""
         sources = frozenset().union(*map(self.sources, given))
+        if self.operation in CHANCE:
+            sources |= {INPUT}
         if self.operation in ASKS_IF_FINITE:  # which neurons there are does not matter to the answer
             sources &= {INPUT}
         self.touched |= {name for x in given if (name := self.name(x))}
@@ -574,8 +604,13 @@ class Trace(TorchFunctionMode):
                 else:
                     neurons = self.nobody(out)
         else:
-            cure = f'register a rule for it with @pufferlib_kcore.rule("{self.operation}")'
-            neurons = self.leave(given, out, "is unknown", cure)
+            why, cure = "is unknown", f'register a rule for it with @pufferlib_kcore.rule("{self.operation}")'
+            if given and all(self.is_named(x) or not self.sources(x) for x in given):  # weights are computed
+                for x in given:
+                    self.hold(x, why)
+                neurons = self.nobody(out)
+            else:
+                neurons = self.leave(given, out, why, cure)
         if not keeps_scale:
             self.bent += [self._shadows[id(x)][1].neurons for x in given if id(x) in self._shadows]
         return neurons
@@ -624,15 +659,20 @@ class Trace(TorchFunctionMode):
         module, _, last = parameter.rpartition(".")
         of_module = module if module and last.startswith("weight") else parameter
         taken = {p.name for p in self.populations}
-        return next(n for n in (name or of_module, parameter, f"{parameter}.{dim}") if n not in taken)
+        numbered = (f"{parameter}.{dim}.{i}" for i in count())
+        names = chain((name or of_module, parameter, f"{parameter}.{dim}"), numbered)
+        return next(n for n in names if n not in taken)
 
     def _shadow(self, x: Tensor) -> Shadow:
         if id(x) in self._views and id(x) not in self._shadows:
             _, parameter, axes = self._views[id(x)]
             shadow, there = self._shadow(parameter), [axis for axis in axes if axis is not None]
-            gone = tuple(set(range(parameter.ndim)) - set(there))  # of size 1, before it was repeated
-            neurons = shadow.neurons.permute(*there, *gone).reshape(
-                [1 if axis is None else parameter.shape[axis] for axis in axes]
+            gone = tuple(set(range(parameter.ndim)) - set(there))  # of size 1, or cut into parts
+            kept = [parameter.shape[axis] for axis in there]
+            neurons = (
+                shadow.neurons.permute(*there, *gone)
+                .reshape(*kept, -1)[..., 0]
+                .reshape([1 if axis is None else parameter.shape[axis] for axis in axes])
             )
             self._keep(x, Shadow(neurons.expand(x.shape), shadow.sources))
         elif id(x) not in self._shadows:
@@ -690,7 +730,12 @@ class Trace(TorchFunctionMode):
                     if len(units) == attribute.value and self.population(units[0]) == self.population(
                         units[-1]
                     ):
-                        attribute.neurons = units
+                        attribute.learn(units)
+            for units in self._shapes[-int(kind) - 1]:
+                for dim in varies(met):
+                    here = met.movedim(dim, -1).reshape(-1, met.shape[dim])[0]
+                    if len(units) == len(here) and (units > 0).all() and (here > 0).all():
+                        self.same_width.append([units, here])
 
 
 class _Unfollowed(TorchDispatchMode):

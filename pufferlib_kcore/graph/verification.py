@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +24,14 @@ from pufferlib_kcore.graph.network import Network, Outputs, network_of
 from pufferlib_kcore.graph.running import aside, chance_kept, line_of
 
 TOLERANCE = 5e-3  # of the largest output: far above rounding, below what a wrong width changes
-ROUNDINGS = 8  # the least tolerance in those of the output's dtype, which in bfloat16 is more
+ROUNDED = 16  # and no less than so many times the distance of neighbours in the coarsest dtype computed in
+STACKED = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 NOISY = {"rand", "randn", "rand_like", "randn_like", "normal", "bernoulli", "uniform", "exponential"}
 DROPS = {
     f"{kind}dropout{d}"
     for kind in ("", "alpha_", "feature_", "feature_alpha_")
     for d in ("", "1d", "2d", "3d")
-}
+} | {"rrelu"}
 
 
 def narrowed(table: Table, merged: Mapping[str, Merge]) -> Table:
@@ -87,16 +89,43 @@ def answered_otherwise(
     """
     shaken = _shaken(base, table)
     lifted = lift(dict([*shaken.named_parameters(), *shaken.named_buffers()]))
-    ours, theirs = _answers(shaken, inputs[0], method, outputs), _answers(lifted, inputs[1], method, outputs)
+    one, two = _Still(), _Still()
+    try:
+        ours = _answers(shaken, inputs[0], method, outputs, one)
+        theirs = _answers(lifted, inputs[1], method, outputs, two)
+    except Exception as error:
+        where = line_of(error) or "no line of its own"
+        return f"does not run with other weights ({type(error).__name__}: {error}) at {where}"
+    close = partial(_close, tolerance=max(TOLERANCE, ROUNDED * one.eps))
     if len(ours) != len(theirs):
         return f"answers with {len(ours)} tensors instead of {len(theirs)}"
     for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         a, b = fit(i, a, b)
         if a.shape != b.shape:
             return f"answers with shape {tuple(a.shape)} instead of {tuple(b.shape)} (output {i})"
-        if (a.is_floating_point() or a.is_complex()) and not _close(a, b):
+        if a.is_floating_point() or a.is_complex():
+            same = close(a, b)
+        else:  # such as actions: few numbers, which tell little; so what they were chosen by
+            pairs = zip(one.chosen, two.chosen, strict=False)
+            same = all(close(x, y) for x, y in pairs if x.shape == y.shape)
+        if not same:
             return f"computes output {i} with the number of its units, in a way that tracing does not follow"
     return None
+
+
+def telling(inputs: tuple, network: Network) -> tuple:
+    """Inputs of which the answers depend on the weights, biases or not: random numbers for nothing but zeros.
+
+    States stay as they are, and so does all where the policy's course depends on its inputs.
+    """
+    inputs, generator = copy_of(inputs), torch.Generator().manual_seed(0)
+    given = [
+        x for i, x in enumerate(tensors_in(inputs)) if x.is_floating_point() and i not in network.state_inputs
+    ]
+    if not network.courses and not any(x.any() for x in given):
+        for x in given:
+            x.data = torch.rand(x.shape, generator=generator).to(x)
+    return inputs
 
 
 def _shaken(policy: nn.Module, table: Table) -> nn.Module:
@@ -112,32 +141,46 @@ def _shaken(policy: nn.Module, table: Table) -> nn.Module:
     return shaken
 
 
-def _answers(policy: nn.Module, inputs: tuple, method: str, outputs: Outputs) -> list[Tensor]:
-    with torch.no_grad(), aside(policy), chance_kept(policy, seed=0), _Still():
+def _answers(policy: nn.Module, inputs: tuple, method: str, outputs: Outputs, still: _Still) -> list[Tensor]:
+    with torch.no_grad(), aside(policy), chance_kept(policy, seed=0), still:
         output = getattr(policy, method)(*inputs)
         return list(tensors_in(output if outputs is None else outputs(output)))
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     finite = torch.isfinite(a)
     if not torch.equal(finite, torch.isfinite(b)):
         return False
     a, b = a[finite], b[finite]
     size = float(a.abs().max()) if len(a) else 0.0
-    tolerance = max(TOLERANCE, ROUNDINGS * torch.finfo(a.dtype).eps)
     return not len(a) or float((a - b).abs().max()) <= tolerance * size + 1e-6
 
 
 class _Still(TorchFunctionMode):
-    """Nothing is dropped, and random numbers are all alike: units that compute the same go on doing so."""
+    """Nothing is dropped, and random numbers are all alike: units that compute the same go on doing so.
+
+    eps     how far apart neighbours are in the coarsest dtype that was computed in
+    chosen  what whole numbers and truth values were made of
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eps = 0.0
+        self.chosen: list[Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name, kwargs = getattr(func, "__name__", "").strip("_"), kwargs or {}
         if name in DROPS:
             return args[0]
+        if name in STACKED and isinstance(args[3], bool):  # (x, hx, weights, biased, layers, dropout, ..)
+            args = (*args[:5], 0.0, *args[6:])
         out = func(*args, **kwargs)
+        floats = [x for x in tensors_in(out) if x.is_floating_point()]
+        self.eps = max([self.eps, *(torch.finfo(x.dtype).eps for x in floats)])
+        if isinstance(out, Tensor) and not floats and not out.is_complex():
+            self.chosen += [x.clone() for x in tensors_in(args) if x.is_floating_point()]
         if func is torch.normal and isinstance(args[0], Tensor):  # a distribution's sample: its mean
             return args[0].expand(out.shape).clone()
         if name in NOISY and isinstance(out, Tensor) and out.is_floating_point():
-            return out.fill_(0.5)
+            return out.fill_(1.0 if name == "bernoulli" else 0.5)
         return out

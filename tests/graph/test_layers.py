@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from planted import Net, assert_same, assert_same_policy, inputs, lifted, random_, two_heads
 from torch import nn
 
@@ -338,14 +339,13 @@ def test_embeddings_that_do_more_than_look_up():
 
     bounded = net_of(forward, table=nn.Embedding(7, 6, max_norm=1.0), fc=nn.Linear(6, 9))
     assert "computes with table.weight" in graph.collapse(bounded, inputs(3, 4), 2).reasons["table"]
-    bag = net_of(
-        lambda net, x: two_heads(net, net.fc(net.table((x * 100).long() % 7))),
-        table=nn.EmbeddingBag(7, 6),
-        fc=nn.Linear(6, 9),
-    )
-    with pytest.raises(UserError, match=r"`embedding_bag` in table is unknown: .*ignore=\['table'\]"):
-        graph.collapse(bag, inputs(3, 4))
-    assert graph.collapse(bag, inputs(3, 4), 2, ignore=["table"]).widths["fc"] == 1
+    for mode in ("mean", "sum", "max"):
+        bag = net_of(
+            lambda net, x: two_heads(net, net.fc(net.table((x * 100).long() % 7))),
+            table=nn.EmbeddingBag(7, 6, mode=mode),
+            fc=nn.Linear(6, 9),
+        )
+        assert_exact(bag, inputs(3, 4), ["table", "fc"])
 
 
 def transformer(**kwargs):
@@ -547,3 +547,71 @@ def test_a_cell_tied_to_an_lstm_stays_tied(method):
             logits, _, (h, c) = found.act(step, (h, c))
             steps.append(logits)
         assert_same([torch.stack(steps)], [base(*inputs(4, 3, 5))[0]])
+
+
+EDGES = torch.tensor([[0, 1, 2, 3, 0], [1, 2, 3, 0, 2]])
+MESSAGES = {
+    "index_add": lambda h, m, to: torch.zeros_like(h).index_add_(0, to, m),
+    "scatter_add": lambda h, m, to: h.new_zeros(h.shape).scatter_add(0, to[:, None].expand_as(m), m),
+    "scatter_reduce": lambda h, m, to: torch.zeros_like(h).scatter_reduce(
+        0, to[:, None].expand_as(m), m, "amax"
+    ),
+    "gather": lambda h, m, to: h.gather(0, to[:4, None].expand_as(h)) + m[:4],
+}
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_messages_between_the_nodes_of_a_graph(name):
+    def forward(net, x):
+        h = net.a(x).relu()
+        sent = MESSAGES[name](h, net.send(h)[EDGES[0]], EDGES[1])
+        return two_heads(net, net.fc(torch.cat([h, sent], -1)))
+
+    layers = dict(a=nn.Linear(5, 6), send=nn.Linear(6, 6), fc=nn.Linear(12, 9))
+    net = random_(net_of(forward, **layers))
+    planted = ["a", "fc"] if name == "gather" else ["a", "send", "fc"]
+    assert_exact(net, inputs(4, 5), planted)
+    with torch.no_grad():  # two layers, of which one alone can lose units, stay as wide as each other
+        net.send.weight[3:], net.send.bias[3:] = net.send.weight[:3].clone(), net.send.bias[:3].clone()
+    found = graph.collapse(net, inputs(4, 5), 0)
+    assert_same(found.policy(*inputs(4, 5)), net(*inputs(4, 5)))
+
+
+ONE_VALUE = {
+    "assigned": lambda h: assigned_in_halves(h, 1.0, 2.0),
+    "filled": lambda h: torch.zeros_like(h).index_fill(1, torch.tensor([0]), 1.0),
+    "scattered": lambda h: torch.zeros_like(h).scatter(1, torch.zeros(len(h), 1).long(), 1.0),
+    "summed along": lambda h: torch.ones_like(h).cumsum(-1),
+    "padded": lambda h: F.pad(torch.ones_like(h[:, :1]), (0, h.shape[1] - 1)),
+}
+
+
+def assigned_in_halves(h, left, right):
+    made = torch.zeros_like(h)
+    made[:, : h.shape[1] // 2], made[:, h.shape[1] // 2 :] = left, right
+    return made
+
+
+@pytest.mark.parametrize("name", ONE_VALUE)
+def test_what_was_made_of_one_value_and_no_longer_is_keeps_its_units_apart(name):
+    layers = dict(a=nn.Linear(5, 8), fc=nn.Linear(8, 9))
+    net = net_of(lambda net, x: two_heads(net, net.fc(net.a(x) * ONE_VALUE[name](net.a(x)))), **layers)
+    net = random_(net)
+    with torch.no_grad():
+        for p in net.a.parameters():
+            p[4:] = p[:4]
+    found = graph.collapse(net, inputs(1, 5), 0)
+    assert sum(width for space, width in found.widths.items() if space.partition("[")[0] == "a") == 8
+    assert_same(found.policy(*inputs(6, 5)), net(*inputs(6, 5)))
+
+
+def test_channels_folded_shuffled_and_moved_to_space():
+    def forward(net, x):
+        h = F.pixel_unshuffle(net.a(x), 2)
+        patches = F.unfold(net.b(h).relu(), 2, stride=2)
+        return two_heads(net, net.fc(F.fold(patches * patches.sigmoid(), (2, 2), 2, stride=2).flatten(1)))
+
+    layers = dict(a=nn.Conv2d(2, 3, 1), b=nn.Conv2d(12, 5, 1), fc=nn.Linear(20, 9))
+    assert_exact(net_of(forward, **layers), inputs(2, 2, 4, 4), ["a", "b", "fc"])
+    shuffled = nn.Sequential(nn.Conv2d(2, 6, 1), nn.ChannelShuffle(2), nn.Conv2d(6, 3, 1))
+    assert graph.collapse(shuffled.double(), inputs(2, 2, 4, 4), 2).reasons["0"]

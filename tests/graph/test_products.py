@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from planted import Net, assert_same, assert_same_policy, inputs, lifted, random_, two_heads
 from test_layers import assert_exact, net_of
 from torch import nn
+from torch.nn.utils import prune
 
 from pufferlib_kcore import UserError, graph
 
@@ -296,3 +297,65 @@ def test_a_single_neuron_is_read_along_the_axis_that_is_summed_over(batch):
     assert_same_policy(graph.collapse(large, inputs(batch, 5), 0).policy, base)
     with torch.no_grad():
         assert_same(large(*inputs(3, 5)), base(*inputs(3, 5)))
+
+
+TASKS = torch.tensor([0, 3, 1])
+PARTS = {
+    "one of several matrices": (
+        lambda net, h: h @ net.w[1],
+        dict(w=raw(2, 6, 4)),
+    ),
+    "a matrix for each row": (
+        lambda net, h: torch.einsum("bi,bio->bo", h, net.w[TASKS]),
+        dict(w=raw(5, 6, 4)),
+    ),
+    "biases with a new axis": (
+        lambda net, h: torch.baddbmm(net.b[:, None], h.expand(2, -1, -1), net.w).tanh().sum(0),
+        dict(w=raw(2, 6, 4), b=raw(2, 4)),
+    ),
+    "a shift looked up": (lambda net, h: (h + net.t[TASKS]) @ net.w, dict(w=raw(6, 4), t=raw(5, 6))),
+    "the first shifts": (lambda net, h: (h + net.t[: len(h)]) @ net.w, dict(w=raw(6, 4), t=raw(5, 6))),
+    "squeezed": (lambda net, h: h @ net.w.squeeze(0), dict(w=raw(1, 6, 4))),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_parameters_along_one_axis_leave_the_others_to_merge(name):
+    forward, layers = behind(*PARTS[name][:1], **PARTS[name][1])
+    assert_exact(net_of(forward, **layers, fc=nn.Linear(4, 9)), inputs(3, 5), ["a", "w", "fc"])
+
+
+def test_matrices_in_one_stack_that_follow_one_another_share_their_units():
+    def forward(net, x):
+        h = net.a(x).tanh()
+        for w in net.w.unbind(0):
+            h = (h @ w).tanh()
+        return two_heads(net, net.fc(h))
+
+    assert_exact(
+        net_of(forward, a=nn.Linear(5, 6), w=raw(2, 6, 6), fc=nn.Linear(6, 9)), inputs(3, 5), ["a", "fc"]
+    )
+
+
+def test_an_axis_of_which_parts_are_taken_elsewhere_stays_whole():
+    def forward(net, x):
+        return two_heads(net, net.fc(F.linear(net.a(x).tanh(), net.w).tanh())) + (net.w[1].sum(),)
+
+    net = random_(net_of(forward, a=nn.Linear(5, 6), w=raw(4, 6), fc=nn.Linear(4, 9)))
+    with torch.no_grad():
+        net.w[2:] = net.w[:2]
+    found = graph.collapse(net, inputs(3, 5), 0)
+    assert found.widths["w"] == 4 and found.reasons["w"]
+    assert_same(found.policy(*inputs(3, 5)), net(*inputs(3, 5)))
+
+
+def test_a_parameter_that_is_its_own_view_is_followed():
+    def forward(net, x):
+        return two_heads(net, net.fc((net.a(x) * net.w.to(x.dtype).contiguous()).tanh()))
+
+    layers = dict(a=nn.Linear(5, 6), fc=nn.Linear(6, 9))
+    mask = nn.Parameter(torch.ones(1, 6))
+    assert_exact(net_of(forward, w=mask, **layers), inputs(3, 5), ["a", "fc"])
+    pruned = net_of(lambda net, x: two_heads(net, net.fc(net.a(x).tanh())), **layers).double()
+    prune.random_unstructured(pruned.a, "weight", amount=0.3)
+    assert graph.collapse(pruned, inputs(3, 5), 2).widths["fc"] == 1

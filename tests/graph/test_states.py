@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from planted import Net, assert_exact, inputs, random_
+from planted import Net, assert_exact, assert_same, inputs, random_
 from torch import Tensor, nn
 
 from pufferlib_kcore import graph
@@ -250,3 +250,64 @@ def test_course_that_inputs_choose_is_followed_and_said():
         given = (*inputs(4, 3, 5), (noise(1, 3, 8), noise(1, 3, 8)), starts.double())
         found = assert_exact(Net(forward, core=nn.LSTM(5, 8), act=Linear(8, 3)), given, ["core"])
         assert "`bool` in Net at test_states.py:" in str(found.report)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_what_was_collapsed_to_one_unit_collapses_and_lifts_again(kind):
+    net = random_(Net(lambda net, x: net.act(net.core(x)[0]), core=kind(5, 6, 2), act=Linear(6, 3)))
+    one = graph.collapse(net, inputs(4, 3, 5), 2).policy
+    again = graph.collapse(one, inputs(4, 3, 5), 2)
+    assert again.widths["core.l0"] == 1 and one.core.hidden_size == 1
+    spaces = {"core.l0": [0, 0, 0], "core.l1": [0, 0, 0]}
+    assert_same([graph.lift(one, inputs(4, 3, 5), spaces)(*inputs(4, 3, 5))], [one(*inputs(4, 3, 5))])
+
+
+class Shared(nn.Module):
+    """One number for the width of two layers, or of their states."""
+
+    def __init__(self, cores):
+        super().__init__()
+        self.width, self.a, self.b = (
+            8,
+            *((nn.GRU(5, 8), nn.GRU(5, 8)) if cores else (Linear(5, 8), Linear(5, 8))),
+        )
+        self.act, self.value = Linear(8, 3), Linear(8, 1)
+
+    def forward(self, x):
+        if isinstance(self.a, nn.GRU):
+            starts = [torch.zeros(1, x.shape[1], self.width, dtype=x.dtype) for _ in range(2)]
+            return self.act(self.a(x, starts[0])[0]), self.value(self.b(x, starts[1])[0])
+        return self.act(self.a(x).view(-1, self.width).relu()), self.value(
+            self.b(x).view(-1, self.width).relu()
+        )
+
+
+@pytest.mark.parametrize("cores", [True, False])
+def test_layers_whose_width_is_one_number_stay_as_wide_as_each_other(cores):
+    net = random_(Shared(cores))
+    with torch.no_grad():
+        for layer, kept in ((net.a, 4), (net.b, 6)):
+            for p in layer.parameters():
+                for gate in p.chunk(3) if cores else [p]:
+                    gate[kept:] = gate[: 8 - kept].clone()
+    x = inputs(4, 3, 5) if cores else inputs(4, 5)
+    found = graph.collapse(net, x, 0)
+    assert found.widths["a"] == found.widths["b"] == found.policy.width == 6
+    assert_same(found.policy(*x), net(*x))
+
+
+def test_a_course_that_chance_chose_is_said():
+    def forward(net, x):
+        h = net.a(x).relu()
+        return net.act(h) if torch.rand(()) < -1 else net.act(net.b(h).relu())
+
+    net = random_(Net(forward, a=Linear(5, 8), b=Linear(8, 8), act=Linear(8, 3)))
+    assert "or chance, chose: `bool` in Net at test_states.py:" in str(
+        graph.collapse(net, inputs(4, 5), 2).report
+    )
+
+
+def test_recurrent_layers_with_dropout_between_them_merge_in_training():
+    core = nn.LSTM(5, 8, 2, dropout=0.3)
+    net = random_(Net(lambda net, x: net.act(net.core(x)[0]), core=core, act=Linear(8, 3))).train()
+    assert graph.collapse(net, inputs(4, 3, 5), 2).widths["core.l0"] == 1

@@ -262,3 +262,31 @@ def test_nothing_of_the_callers_is_changed():
         assert torch.equal(x, x_before) and state["h"] is None and state.keys() == state_before.keys()
     assert all(torch.equal(x, weights[name]) for name, x in net.state_dict().items())
     assert (net.calls, net.seen, net.last) == (0, [], None) and not net.total.any()
+
+
+def test_weights_that_unknown_operations_compute_stay_and_the_rest_merges():
+    class Bounded(nn.Module):
+        def forward(self, w):
+            return w.renorm(2, 0, 1.0)
+
+    a = Linear(5, 7)
+    nn.utils.parametrize.register_parametrization(a, "weight", Bounded())
+    layers = dict(a=a, b=Linear(7, 9), actor=Linear(9, 3), critic=Linear(9, 1))
+    net = random_(Net(lambda net, x: two_heads(net, net.b(net.a(x).tanh())), **layers))
+    found = graph.collapse(net, inputs(3, 5), 2)
+    assert found.widths["b"] == 1 and "parametrizations.weight.original" in str(found.report.notes)
+
+
+def test_coin_flips_stay_coin_flips_while_a_collapse_is_tried():
+    def forward(net, x):
+        coin = torch.distributions.Bernoulli(logits=net.act(net.a(x).tanh()), validate_args=True)
+        flips = coin.sample()
+        return flips, coin.log_prob(flips)
+
+    net = random_(Net(forward, a=Linear(5, 8), act=Linear(8, 3)))
+    assert graph.collapse(net, inputs(3, 5), 2).widths["a"] == 1
+
+
+def test_inputs_without_a_row_are_refused():
+    with pytest.raises(UserError, match="example inputs are empty"):
+        graph.collapse(nn.Sequential(Linear(5, 8), nn.ReLU(), Linear(8, 3)), torch.zeros(0, 5))

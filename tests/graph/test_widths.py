@@ -20,6 +20,8 @@ NUMBERS = {
     "full of a size": lambda net, h: torch.full((1,), h.shape[1]),
     "half a size": lambda net, h: h.shape[1] / 2,
     "several sizes": lambda net, h: float(h.shape[0] * h.shape[1] + 1),
+    "a sum of ones": lambda net, h: torch.ones_like(h).sum(-1, keepdim=True),
+    "how many are zero": lambda net, h: (h.new_zeros(h.shape) == 0).sum() / len(h),
     "numel": lambda net, h: h.numel(),
     "len": lambda net, h: len(h.T),
     "in_features": lambda net, h: net.b.in_features,
@@ -105,3 +107,39 @@ def test_a_fixed_size_is_refused_with_its_line_and_its_space():
     assert "at test_widths.py:" in str(error.value) and "`return net.c(net.b(net.a(x))" in str(error.value)
     assert "its code fixes a size" in str(error.value) and "ignore=['b']" in str(error.value)
     assert graph.collapse(net, inputs(3, 5), 1.0, ignore=["b"]).widths["a"] < 7
+
+
+def beside(net, x):
+    return net.c((net.b(net.a(x).tanh()) * (1.0 / net.a(x).shape[-1])).tanh())
+
+
+UNTOLD = {
+    "actions alone": (lambda net, x: beside(net, x).argmax(-1), inputs(6, 5)),
+    "sampled actions": (lambda net, x: torch.multinomial(beside(net, x).softmax(-1), 1), inputs(6, 5)),
+    "nothing but zeros": (beside, (torch.zeros(6, 5).double(),)),
+}
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_a_number_shows_in_what_actions_were_chosen_by_and_where_inputs_are_zeros(name):
+    forward, x = UNTOLD[name]
+    layers = dict(a=Linear(5, 8, bias=False), b=Linear(8, 6, bias=False), c=Linear(6, 3, bias=False))
+    net = random_(Net(forward, **layers))
+    with torch.no_grad():
+        net.a.weight[4:] = net.a.weight[:4]
+    with pytest.raises(UserError, match=r"number of its units, .*ignore=\['a'\]"):
+        graph.collapse(net, x, 0)
+
+
+@pytest.mark.parametrize("how", ["bfloat16", "autocast"])
+def test_rounding_of_short_numbers_is_no_width(how):
+    def forward(net, x):
+        with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+            return net.c(net.b(net.a(x).relu()).relu()).float()
+
+    torch.manual_seed(1)
+    net = Net(forward, a=Linear(5, 64), b=Linear(64, 64), c=Linear(64, 3))
+    x = torch.randn(16, 5)
+    if how == "bfloat16":
+        net, x = net.bfloat16(), x.bfloat16()
+    assert graph.collapse(net, (x,), 0.9).widths["b"] < 64
