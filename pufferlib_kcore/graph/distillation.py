@@ -53,9 +53,9 @@ def distill(
     for one in (policy, collapse.policy):
         finite_policy(one, collapse.network.table)
     policy = copy_of(policy)
-    smaller, merges = copy_of(collapse.policy), collapse.merges
+    smaller, merges, states = copy_of(collapse.policy), collapse.merges, collapse.network.state_outputs
     with torch.no_grad():
-        theirs = [Answers(policy, [x], **places) for x in inputs]
+        theirs = [Answers(policy, [x], **places, states=states) for x in inputs]
     ours = smaller_inputs(policy, inputs, collapse.network, merges, method, outputs)
     variance = variance_of(torch.cat([t.values for t in theirs]))
     optimizer = torch.optim.Adam(smaller.parameters(), lr=LEARNING_RATE)
@@ -68,7 +68,7 @@ def distill(
             if kl < best:
                 best, kept = kl, copy_of(smaller)
         target, x = theirs[done % len(inputs)], ours[done % len(inputs)]
-        answers = Answers(smaller, [x], **places)
+        answers = Answers(smaller, [x], **places, states=states)
         loss = sum(kl_of(a, b).mean() for a, b in zip(target.actions, answers.actions, strict=True))
         if target.has_values:
             loss = loss + (answers.values - target.values).square().mean() / variance / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +58,9 @@ def divergence(
         finite_policy(one, network.table)
     inputs = [arguments(one) for one in inputs]
     cut = smaller_inputs(policy, inputs, network, fibers, method, outputs)
-    theirs = Answers(policy, inputs, method, value, actions, outputs)
-    ours = Answers(smaller, cut, method, value, actions, outputs, "the collapsed policy")
+    places = method, value, actions, outputs, network.state_outputs
+    theirs = Answers(policy, inputs, *places)
+    ours = Answers(smaller, cut, *places, "the collapsed policy")
     kl = sum(kl_of(a, b).mean() for a, b in zip(theirs.actions, ours.actions, strict=True))
     look = sum(kl_of(a, _mean(a)).mean() for a in theirs.actions)
     error = (theirs.values - ours.values).square().mean() / variance_of(theirs.values)
@@ -76,6 +78,7 @@ class Answers:
         value: Any,
         actions: Any,
         outputs: Outputs = None,
+        states: Collection[int] = (),
         whose: str = "the policy",
     ):
         with aside(policy):
@@ -84,10 +87,10 @@ class Answers:
             answers = [outputs(answer) for answer in answers]
         found = [a if isinstance(a, Tensor) else at_path(a, actions) for a in answers]
         for number, answer in enumerate(answers):
-            for x in tensors_in([found[number], value_of(answer, value)]):
+            for x in tensors_in([found[number], value_of(answer, value, states)]):
                 x = x.masked_fill(x.isneginf(), 0)  # the logit of an action that is masked
                 finite(x, f"what {whose} returns for inputs [{number}]", "its actions cannot be compared")
-        values = [v.double().flatten() for a in answers for v in [value_of(a, value)] if v is not None]
+        values = [v.double().flatten() for a in answers for v in tensors_in(value_of(a, value, states))]
         self.has_values = bool(values)
         self.values = torch.cat(values) if values else torch.full((2,), torch.nan)
         self.actions = [_joined(part) for part in zip(*map(_parts, found), strict=True)]

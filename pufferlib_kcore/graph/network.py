@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,18 +102,19 @@ def _outputs(trace: Trace, output: Any, value: str | int | None) -> tuple[set[in
     tensors = list(tensors_in(output, strict=True))
     if not tensors:
         raise UserError(f"{type(trace.policy).__name__} returned no tensor: expected actions and a value")
-    values = {id(x) for x in tensors_in(value_of(output, value))}
-    read_by: dict[bool, set[int]] = {True: set(), False: set()}
     started = {trace.population(n) for _, units in trace.given for n in units.unique()}
     states = {}
     for i, x in enumerate(tensors):
-        read_by[id(x) in values] |= trace.sources(x)
         trace.look_up(x)
         neurons = trace.neurons(x)
         if trace.is_state(x) and (trace.may_be_given or trace.sources_of(neurons) <= started):
             states[i] = neurons
         else:
             trace.protect(neurons, "output")
+    values = {id(x) for x in tensors_in(value_of(output, value, states))}
+    read_by: dict[bool, set[int]] = {True: set(), False: set()}
+    for x in tensors:
+        read_by[id(x) in values] |= trace.sources(x)
     return read_by[True] - read_by[False], states
 
 
@@ -130,11 +131,16 @@ def _protect_numbers(trace: Trace) -> None:
             trace.protect(neurons, "the policy computes with its width")
 
 
-def value_of(output: Any, path: str | int | None) -> Any:
-    """The value in a policy's output: at this path, else the second of two or three, else None."""
-    if path is None:
-        return output[1] if isinstance(output, (tuple, list)) and len(output) in (2, 3) else None
-    return at_path(output, path, "value")
+def value_of(output: Any, path: str | int | None, states: Collection[int] = ()) -> Any:
+    """The value in a policy's output: at this path, else the second of two or three, else None.
+
+    states  which of the output's tensors are recurrent state, and so no value
+    """
+    if path is not None:
+        return at_path(output, path, "value")
+    second = output[1] if isinstance(output, (tuple, list)) and len(output) in (2, 3) else None
+    places = [i for i, x in enumerate(tensors_in(output)) if x is second]
+    return second if places and places[0] not in states else None
 
 
 def at_path(output: Any, path: str | int, what: str = "actions") -> Any:

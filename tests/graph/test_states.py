@@ -311,3 +311,26 @@ def test_recurrent_layers_with_dropout_between_them_merge_in_training():
     core = nn.LSTM(5, 8, 2, dropout=0.3)
     net = random_(Net(lambda net, x: net.act(net.core(x)[0]), core=core, act=Linear(8, 3))).train()
     assert graph.collapse(net, inputs(4, 3, 5), 2).widths["core.l0"] == 1
+
+
+STATES = {
+    "gru": (lambda: nn.GRU(5, 8), lambda y, h: (y, h)),
+    "lstm": (lambda: nn.LSTM(5, 8), lambda y, h: (y, h)),
+    "lstm, a dict": (lambda: nn.LSTM(5, 8), lambda y, h: (y, dict(h=h[0], c=h[1]))),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_beside_the_actions_is_no_value(name):
+    cell, answer = STATES[name]
+
+    class Acting(Net):
+        def forward(self, x, state=None):
+            y, h = self.core(x, state)
+            return answer(self.act(y), h)
+
+    net, seen = random_(Acting(None, core=cell(), act=Linear(8, 3))), [inputs(4, 6, 5) for _ in range(2)]
+    found = graph.search(net, seen[0], seen[:1], seen[1:], target_params=0.5)
+    taught = graph.distill(net, found.collapse, seen[:1], seen[1:], 2)
+    apart = graph.divergence(net, taught.policy, seen, taught.network, taught.merges)
+    assert apart.value_error != apart.value_error and apart.kl >= 0 and found.collapse.widths["core"] < 8
