@@ -345,7 +345,6 @@ torch.save(pufferlib.cleanrl.RecurrentPolicy(build(spec)), "experiments/cartpole
     assert (status, err) == (0, "") and epochs(out) == [51, 52] and "starts cold" in out
 
 
-@pytest.mark.slow
 def test_autotune_writes_what_the_next_run_reads(tmp_path):
     (tmp_path / "config").mkdir()
     status, out, err = demo(tmp_path, "--mode", "autotune", *SMALL[2:], "--vec", "serial", timeout=300)
