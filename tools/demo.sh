@@ -53,13 +53,13 @@ small="--train.num-envs 8 --train.batch-size 2048 --train.minibatch-size 512 --t
     --train.update-epochs 1 --train.checkpoint-interval 3"
 three=($python demo.py --mode train --vec multiprocessing --env beam_rider)
 echo "   \$ ${three[*]} ... > log.out 2> log.err"
-"${three[@]}" $small --collapse-epoch 6 --train.total-timesteps 30720 >log.out 2>log.err || { tail -n 5 log.err >&2; false; }
+"${three[@]}" $small --collapse-epoch 3 --train.total-timesteps 18432 >log.out 2>log.err || { tail -n 5 log.err >&2; false; }
 name=$(basename "$(sed -n 's/^run=\([^ ]*\).*/\1/p' log.out | head -n 1)")
 tail -n 2 log.out | sed 's/^/   /'
 
 echo "2. collapse and resume.  So early hardly any neurons agree: at the guide's 0.3 nothing merges, and the"
 echo "   collapse says which thresholds would merge some; here 1, calibrated on recorded states"
-again=("${three[@]}" --exp-id "$name" --collapse 1 --collapse-epoch 6)
+again=("${three[@]}" --exp-id "$name" --collapse 1 --collapse-epoch 3)
 echo "   \$ ${again[*]} > log_collapsed.out 2> log_collapsed.err"
 "${again[@]}" --collapse.calibrate 2048 >log_collapsed.out 2>log_collapsed.err ||
     { tail -n 5 log_collapsed.err >&2; false; }
