@@ -448,6 +448,9 @@ def first_figure(rows: list[dict]) -> Figure:
     panels = drawn.subplots(1, len(TITLES), sharex=True)
     for axes, (task, title) in zip(panels, TITLES.items(), strict=True):
         own = [row for row in rows if row["task"] == task and "return" in row]
+        axes.set_visible(bool(own))
+        if not own:  # not measured yet
+            continue
         whole = next(row for row in own if row["method"] == ORIGINAL)
         axes.axhline(whole["return"], color="0.2", lw=1, ls=(0, (4, 3)), label="the original")
         for method, (label, color, marker) in FIRST.items():
