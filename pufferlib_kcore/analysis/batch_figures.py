@@ -109,7 +109,11 @@ def returns(groups: Sequence[Group]) -> list[Panel]:
 
         seeds = {kind: len(_curves(group, kind)) for kind in KINDS}
         counts = sorted(set(filter(None, seeds.values())))
-        many = f" ({' to '.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seeds)" if counts else ""
+        many = (
+            f" ({' to '.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seed{'s' * (counts[-1] > 1)})"
+            if counts
+            else ""
+        )
         return f"{group.place}{many}\n{told(group.setting) or 'original alone'}", draw
 
     return [panel(*each) for each in drawn]
