@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from pufferlib_kcore import settings
-from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.errors import RunFailed, UserError
 
 MODULES = {  # each mode's function is `run` in its module, imported when it is asked for
     "train": "train",
@@ -58,7 +58,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def answered(program: str, run: Callable[[], int], cure: str) -> int:
-    """What run returns; 2 for a user's mistake, 1 for a full disk or memory, with one sentence on stderr.
+    """What run returns; 2 for a user's mistake, 1 for a failed run, a full disk or memory, in one sentence.
 
     cure  what to do about a full disk
     """
@@ -69,6 +69,9 @@ def answered(program: str, run: Callable[[], int], cure: str) -> int:
             time.sleep(PATIENCE)  # whichever exits first, torchrun ends the others at once
         print(f"{program}: {error}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # the reader of our output went away, as in `| head`
         sys.stderr.close()
         return 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from pufferlib_kcore.cli import collapse as collapse_job
 from pufferlib_kcore.cli import commands, controls, stored
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.environments.vector import WorkerDied
-from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.errors import RunFailed, UserError
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import checkpoints, names, runs
@@ -252,14 +251,14 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
             saved = (
                 f"the last good checkpoint is {run.latest()[1]}" if run.checkpoints() else "none was saved"
             )
-            return failed(
+            raise RunFailed(
                 f"training diverged in epoch {trainer.epoch + 1}: {error}; {saved}; "
                 f"try a smaller --train.learning-rate or --train.max-grad-norm"
-            )
+            ) from error
         except WorkerDied as error:
             then = "\nThe" if "\n" in str(error) else "; the"
             cure = f"go on with `{commands.go_on(args, run)}`" if run.checkpoints() else "start it again"
-            return failed(f"{error}{then} run stopped in {run.path}; {cure}")
+            raise RunFailed(f"{error}{then} run stopped in {run.path}; {cure}") from error
     say(ending(run, finished, job.collapse, args))
     return 0 if finished else stop.status
 
@@ -323,11 +322,6 @@ def ending(run: runs.Run, finished: bool, collapse: dict[str, Any] | None, args:
 
 def say(text: str) -> None:
     print(text, flush=True)
-
-
-def failed(text: str) -> int:
-    print(f"demo.py: {text}", file=sys.stderr)
-    return 1
 
 
 @dataclass

@@ -3,8 +3,8 @@
 import pytest
 
 from pufferlib_kcore import cli
-from pufferlib_kcore.cli import batch
-from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.cli import batch, recipes
+from pufferlib_kcore.errors import RunFailed, UserError
 
 LONG = "x" * 300
 
@@ -68,3 +68,16 @@ def test_a_fault_of_ours_is_no_sentence():
 
     with pytest.raises(RuntimeError):
         cli.answered("p", run, "cure")
+
+
+def test_a_run_that_fails_is_told_of_by_the_program_that_ran_it(capsys, monkeypatch):
+    def fails(*_):
+        raise RunFailed("training diverged in epoch 3")
+
+    monkeypatch.setattr(cli, "run", fails)
+    for program, main, words in (
+        ("demo.py", cli.main, ["--env", "cartpole"]),
+        ("run.py", recipes.main, ["experiments.recipes.cartpole.train", "--args", "run=t"]),
+    ):
+        assert main(words) == 1
+        assert capsys.readouterr().err == f"{program}: training diverged in epoch 3\n"

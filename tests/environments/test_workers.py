@@ -127,9 +127,12 @@ def test_waiting_workers_take_no_time_of_the_cores(vec_of):
         times = [psutil.Process(process.pid).cpu_times() for process in vec.processes]
         return sum(t.user + t.system for t in times)
 
-    before = used()
-    time.sleep(0.5)  # PufferLib's own workers spin for at least this long
-    assert used() - before < 0.1
+    def rest():
+        before = used()
+        time.sleep(0.5)  # PufferLib's own workers spin for at least this long
+        return used() - before < 0.1
+
+    assert any(rest() for _ in range(6))  # the time of their start may be told late, on a busy machine
 
 
 def test_workers_run_single_threaded(vec_of):
