@@ -183,6 +183,7 @@ def _ray(cores: int) -> Iterator[Call]:
     import ray
 
     from pufferlib_kcore.environments.cores import available_cores
+    from pufferlib_kcore.environments.ray_cluster import own_sigterm
 
     started = not ray.is_initialized()
     if started:
@@ -191,7 +192,8 @@ def _ray(cores: int) -> Iterator[Call]:
         address = os.environ.get("RAY_ADDRESS")
         if address is None:
             quiet |= {"include_dashboard": False, "num_cpus": available_cores()}
-        ray.init(address=address, **quiet)
+        with own_sigterm():
+            ray.init(address=address, **quiet)
     largest = int(max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=1))
 
     def there(command: Command) -> Outcome:

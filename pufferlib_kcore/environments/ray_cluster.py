@@ -37,7 +37,7 @@ def connect() -> int:
     if not ray.is_initialized():
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         address = os.environ.get("RAY_ADDRESS", "local")
-        with _own_sigterm():
+        with own_sigterm():
             if address == "local":
                 ray.init(address, num_cpus=available_cores(), include_dashboard=False, **quiet)
             else:
@@ -194,7 +194,7 @@ def _ray() -> Any:
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
+def own_sigterm() -> Iterator[None]:
     """Keep this process's answer to SIGTERM, to save and end: Ray would exit at once."""
     held = signal.getsignal(signal.SIGTERM)
     try:
