@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pufferlib_kcore import graph, store
+from pufferlib_kcore import store
 from pufferlib_kcore.analysis import batch as pages
 from pufferlib_kcore.analysis.batch_tables import final_table
 from pufferlib_kcore.analysis.groups import Entry, Outcome, grouped
 from pufferlib_kcore.analysis.tables import number
 from pufferlib_kcore.cli.fibers import fibers_over_time
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.graph.network import network_of
+from pufferlib_kcore.graph.thresholds import sizes_of
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings.sections import KINDS
 from pufferlib_kcore.store import metta
@@ -151,12 +153,12 @@ def sweep(root: Path, exp: str, epoch: int) -> tuple[list[tuple[float, float]], 
     """
     try:
         restored = restore(metta.find(root, exp).model_path(epoch))
-        found = [graph.collapse(restored.policy, restored.example_inputs, t) for t in SWEEP]
+        network = network_of(restored.policy, restored.example_inputs)
     except UserError:
         return [], {}
-    reports = [each.report for each in found]
-    units = {name: len(labels) for name, labels in found[0].fibers.items()}
-    return [(t, r.params_after / r.params_before) for t, r in zip(SWEEP, reports, strict=True)], units
+    part_kept = sizes_of(restored.policy, network)
+    units = {space.name: space.units for space in network.spaces}
+    return [(t, part_kept(t)) for t in SWEEP], units
 
 
 def table(entries: Sequence[Entry]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from pufferlib_kcore.fibration.refinement import color_spaces
 from pufferlib_kcore.graph.collapsing import common_widths
-from pufferlib_kcore.graph.network import network_of
+from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.rebuild import parameters_at
 
 STEP = 0.01  # between thresholds that are told apart
@@ -36,16 +36,11 @@ def thresholds_for(
     thresholds rise.
     """
     network = network_of(policy, example_inputs, method, value, ignore)
-    tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
-    whole = parameters_at(policy, network, {})
+    part_kept = sizes_of(policy, network, by_size, round_to)
     kept = {0.0: 1.0}
 
     def look(threshold: float) -> None:
-        same = {space.name: threshold for space in network.spaces}
-        merges = color_spaces(network.spaces, tensors, network.table, same, by_size=by_size)
-        counts = {name: int(merge.labels.max()) + 1 for name, merge in merges.items()}
-        widths, _ = common_widths(network, counts, round_to)
-        kept[threshold] = parameters_at(policy, network, widths) / whole
+        kept[threshold] = part_kept(threshold)
 
     for part in parts:
         while min(abs(size - part) for size in kept.values()) > NEAR:
@@ -59,3 +54,20 @@ def thresholds_for(
                 break
     nearest = (min(kept, key=lambda t: abs(kept[t] - part)) for part in parts)
     return {t: kept[t] for t in sorted(set(nearest)) if kept[t] < ALL}
+
+
+def sizes_of(
+    policy: nn.Module, network: Network, by_size: bool = False, round_to: int = 1
+) -> Callable[[float], float]:
+    """Threshold of all spaces -> the part of the parameters that a collapse at it keeps, by coloring alone."""
+    tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
+    whole = parameters_at(policy, network, {})
+
+    def part_kept(threshold: float) -> float:
+        same = {space.name: threshold for space in network.spaces}
+        merges = color_spaces(network.spaces, tensors, network.table, same, by_size=by_size)
+        counts = {name: int(merge.labels.max()) + 1 for name, merge in merges.items()}
+        widths, _ = common_widths(network, counts, round_to)
+        return parameters_at(policy, network, widths) / whole
+
+    return part_kept
