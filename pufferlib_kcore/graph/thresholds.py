@@ -59,7 +59,7 @@ def thresholds_for(
 def sizes_of(
     policy: nn.Module, network: Network, by_size: bool = False, round_to: int = 1
 ) -> Callable[[float], float]:
-    """Threshold of all spaces -> the part of the parameters that a collapse at it keeps, by coloring alone."""
+    """Threshold of all spaces -> the part of the parameters that a collapse keeps, by coloring alone."""
     tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
     whole = parameters_at(policy, network, {})
 
