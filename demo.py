@@ -2,7 +2,8 @@
 
 import sys
 
-from pufferlib_kcore.cli import ignore_pynvml, main
+from pufferlib_kcore.cli import main
+from pufferlib_kcore.jobs.worker import ignore_pynvml
 
 ignore_pynvml()  # here, so that processes started from this program are quiet as well
 

@@ -28,8 +28,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pufferlib_kcore.cli import ignore_pynvml  # noqa: E402
 from pufferlib_kcore.environments.quiet import quiet  # noqa: E402
+from pufferlib_kcore.jobs.worker import ignore_pynvml  # noqa: E402
 
 ignore_pynvml()
 

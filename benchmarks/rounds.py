@@ -16,7 +16,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
-from pufferlib_kcore.cli import ignore_pynvml  # noqa: E402
+from pufferlib_kcore.jobs.worker import ignore_pynvml  # noqa: E402
 
 ignore_pynvml()
 

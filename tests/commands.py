@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
-from pufferlib_kcore.cli import launch
+from pufferlib_kcore.jobs.batch import launch
 
 REPO = Path(__file__).resolve().parents[1]
 WARM = ["torch._dynamo", "pufferlib_kcore.cli.train", "pufferlib_kcore.cli.batch", "pufferlib_kcore.analysis"]

@@ -23,8 +23,9 @@ BELOW = {
     "training": {"store", "graph", "fibration", "environments", "policies"},
     "analysis": {"store", "graph", "fibration"},
 }
+BELOW["jobs"] = set(BELOW)
 BELOW["cli"] = set(BELOW)
-BELOW["__init__"] = set(BELOW) - {"cli"}
+BELOW["__init__"] = set(BELOW) - {"jobs", "cli"}
 MAY_USE_PUFFERLIB = {"environments", "policies", "training"}
 STANDARD_ONLY = {"errors", "settings"}
 
@@ -88,6 +89,8 @@ def test_imports_point_down(path):
         ("settings", "import numpy"),
         ("errors", "from pufferlib_kcore import settings"),
         ("policies", "from pufferlib_kcore.cli import main"),
+        ("jobs", "from pufferlib_kcore.cli import main"),
+        ("analysis", "from pufferlib_kcore.jobs import batch"),
     ],
 )
 def test_an_upward_import_is_seen(room, line):

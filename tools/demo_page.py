@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pufferlib_kcore.cli import ignore_pynvml  # noqa: E402
+from pufferlib_kcore.jobs.worker import ignore_pynvml  # noqa: E402
 
 ignore_pynvml()
 

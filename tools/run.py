@@ -15,7 +15,8 @@ if importlib.util.find_spec("pufferlib") is None:  # a Python without it, such a
     os.execv(PYTHON, [str(PYTHON), *sys.argv])
 
 sys.path.insert(0, str(ROOT))
-from pufferlib_kcore.cli import ignore_pynvml, recipes  # noqa: E402
+from pufferlib_kcore.cli import recipes  # noqa: E402
+from pufferlib_kcore.jobs.worker import ignore_pynvml  # noqa: E402
 
 ignore_pynvml()
 

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 
 from pufferlib_kcore import settings
@@ -92,8 +91,3 @@ def answered(program: str, run: Callable[[], int], cure: str) -> int:
             f"{program}: not enough memory: take a smaller policy, batch or number of envs", file=sys.stderr
         )
         return 1
-
-
-def ignore_pynvml() -> None:
-    """Ignore pynvml's deprecation from now on: for a program to call before it first imports torch."""
-    warnings.filterwarnings("ignore", message="The pynvml package is deprecated", category=FutureWarning)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pufferlib_kcore import settings as settings_room
-from pufferlib_kcore.cli import answered, launch, progress
-from pufferlib_kcore.cli.launch import Command, Outcome, is_installed
+from pufferlib_kcore.cli import answered, progress
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.jobs.batch import launch
+from pufferlib_kcore.jobs.batch.launch import Command, Outcome, is_installed
 from pufferlib_kcore.settings.arguments import TRACKERS, Parser
 from pufferlib_kcore.settings.layers import unknown
 from pufferlib_kcore.settings.sections import KINDS as SPACE_KINDS

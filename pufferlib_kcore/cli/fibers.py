@@ -12,9 +12,10 @@ from typing import Any
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.analysis.fibers import FILE
-from pufferlib_kcore.cli import progress, stored, worker
+from pufferlib_kcore.cli import progress, stored
 from pufferlib_kcore.cli.collapse import source_run, thresholds_of
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.jobs import worker
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.settings import Args
 from pufferlib_kcore.store import atomic, checkpoints, runs

@@ -15,8 +15,9 @@ import pytest
 from commands import demo, trainings_fork
 
 from pufferlib_kcore import graph
-from pufferlib_kcore.cli import batch, launch
+from pufferlib_kcore.cli import batch
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.jobs.batch import launch
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.store import MettaFolder, checkpoints, metta
 

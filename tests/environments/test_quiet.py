@@ -34,7 +34,7 @@ def run(code):
 
 def test_rooms_that_import_pufferlib_are_silent_and_leave_deprecations_to_be_seen():
     code = """if True:
-        from pufferlib_kcore.cli import ignore_pynvml
+        from pufferlib_kcore.jobs.worker import ignore_pynvml
         ignore_pynvml()
         from pufferlib_kcore import environments, policies
         from pufferlib_kcore.environments import vector, processes, creators

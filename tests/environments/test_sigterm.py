@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from pufferlib_kcore.cli import launch
 from pufferlib_kcore.environments import ray_cluster
+from pufferlib_kcore.jobs.batch import launch
 
 ray = pytest.importorskip("ray")
 

@@ -4,11 +4,11 @@ import subprocess
 import sys
 import warnings
 
-from pufferlib_kcore.cli import worker
+from pufferlib_kcore.jobs import worker
 
 
 def test_what_starts_a_worker_imports_no_torch_by_itself():
-    code = "import sys, pufferlib_kcore.cli.worker; sys.exit('torch' in sys.modules)"
+    code = "import sys, pufferlib_kcore.jobs.worker; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -24,7 +24,7 @@ from pufferlib_kcore.settings.layers import unknown
 from pufferlib_kcore.settings.values import Bounds, read
 
 LAUNCHERS = ("local", "ray", "slurm")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 

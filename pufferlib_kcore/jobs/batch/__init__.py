@@ -1,0 +1,1 @@
+"""Batch: many collapses of many checkpoints, retrained beside their controls, and a report on all."""
