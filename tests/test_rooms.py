@@ -11,10 +11,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "pufferlib_kcore"
-# What each room may import of the others; errors and settings, every room.
+GROUND = {"errors": set(), "settings": {"errors"}, "registry": {"errors", "settings"}}
+# What each room may import of the others; every one above the ground, the ground too.
 BELOW = {
-    "errors": set(),
-    "settings": set(),
+    **GROUND,
     "fibration": set(),
     "graph": {"fibration"},
     "store": {"graph", "fibration"},
@@ -27,7 +27,7 @@ BELOW["jobs"] = set(BELOW)
 BELOW["cli"] = set(BELOW)
 BELOW["__init__"] = set(BELOW) - {"jobs", "cli"}
 MAY_USE_PUFFERLIB = {"environments", "policies", "training"}
-STANDARD_ONLY = {"errors", "settings"}
+STANDARD_ONLY = set(GROUND)
 
 
 def imported(source: str, package: str) -> set[str]:
@@ -49,7 +49,7 @@ def complaints(room: str, source: str, package: str) -> list[str]:
         first, _, rest = name.partition(".")
         other = rest.partition(".")[0]
         if first == PACKAGE and other in BELOW and other != room:
-            if other not in BELOW[room] | {"errors", "settings"} or room == "errors":
+            if other not in GROUND.get(room, BELOW[room] | GROUND.keys()):
                 bad.append(f"{room} imports {other}")
         elif first == "pufferlib" and room not in MAY_USE_PUFFERLIB:
             bad.append(f"{room} imports {name}")
@@ -88,6 +88,8 @@ def test_imports_point_down(path):
         ("cli", "import pufferlib.vector"),
         ("settings", "import numpy"),
         ("errors", "from pufferlib_kcore import settings"),
+        ("settings", "from pufferlib_kcore.registry import Registry"),
+        ("registry", "from pufferlib_kcore import store"),
         ("policies", "from pufferlib_kcore.cli import main"),
         ("jobs", "from pufferlib_kcore.cli import main"),
         ("analysis", "from pufferlib_kcore.jobs import batch"),
@@ -98,7 +100,12 @@ def test_an_upward_import_is_seen(room, line):
 
 
 @pytest.mark.parametrize(
-    "room, line", [("graph", "import pufferlib_kcore.fibration"), ("training", "import pufferlib")]
+    "room, line",
+    [
+        ("graph", "import pufferlib_kcore.fibration"),
+        ("training", "import pufferlib"),
+        ("fibration", "from pufferlib_kcore.registry import Registry"),
+    ],
 )
 def test_a_downward_import_is_let_pass(room, line):
     assert complaints(room, line, f"{PACKAGE}.{room}") == []
