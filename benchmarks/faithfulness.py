@@ -47,8 +47,8 @@ from pufferlib_kcore.graph.rebuild import solve_widths  # noqa: E402
 from pufferlib_kcore.policies.restore import Restored, restore  # noqa: E402
 from pufferlib_kcore.store import Run, checkpoints, provenance  # noqa: E402
 from pufferlib_kcore.training.evaluate import play  # noqa: E402
+from pufferlib_kcore.training.loop import Start  # noqa: E402
 from pufferlib_kcore.training.record import record  # noqa: E402
-from pufferlib_kcore.training.trainer import Start  # noqa: E402
 
 OUT = REPO / "benchmarks/faithfulness"
 SIZES = (0.5, 0.2, 0.1, 0.05, 0.03)

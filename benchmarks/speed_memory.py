@@ -112,7 +112,7 @@ def training(words: list[str], keep: bool) -> dict[str, Any]:
 
     from pufferlib_kcore import cli
     from pufferlib_kcore.training import memory
-    from pufferlib_kcore.training.trainer import Trainer
+    from pufferlib_kcore.training.loop import Trainer
 
     after: dict[str, dict[str, int]] = {}
     workers: list[int] = []

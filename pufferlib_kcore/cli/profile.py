@@ -13,7 +13,7 @@ from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import runs
-from pufferlib_kcore.training.trainer import Trainer
+from pufferlib_kcore.training.loop import Trainer
 
 EPOCHS = 3  # measured, after one that warms up
 

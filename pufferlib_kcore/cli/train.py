@@ -24,9 +24,9 @@ from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import checkpoints, names, runs
 from pufferlib_kcore.training import parallel, reporting
+from pufferlib_kcore.training.loop import Start, Trainer
 from pufferlib_kcore.training.parallel import ALONE, Group
 from pufferlib_kcore.training.rollout import Diverged
-from pufferlib_kcore.training.trainer import Start, Trainer
 
 
 @dataclass

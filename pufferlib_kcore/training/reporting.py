@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.training import ppo
+from pufferlib_kcore.training.ppo import learner
 
 Record = dict[str, Any]
-LOSSES = (*ppo.LOSSES, "explained_variance")
+LOSSES = (*learner.LOSSES, "explained_variance")
 PLAIN = (
     *("epoch", "agent_steps", "SPS", "episode_return", "episode_length", "episodes"),
     *LOSSES,

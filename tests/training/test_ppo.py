@@ -6,7 +6,7 @@ import pytest
 import torch
 from worlds import Countdown, learner, rollout, tiny_policy
 
-from pufferlib_kcore.training.ppo import LOSSES, Diverged, Objective, explained_variance
+from pufferlib_kcore.training.ppo.learner import LOSSES, Diverged, Objective, explained_variance
 
 
 def test_loss_of_one_sample_by_hand():

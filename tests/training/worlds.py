@@ -10,7 +10,7 @@ import pufferlib.models
 import torch
 
 from pufferlib_kcore.training.clock import Clock
-from pufferlib_kcore.training.ppo import Learner, Objective
+from pufferlib_kcore.training.ppo.learner import Learner, Objective
 from pufferlib_kcore.training.rollout import Collector
 
 Step = namedtuple("Step", "obs rewards terminals truncations infos env_ids")

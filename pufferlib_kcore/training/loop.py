@@ -18,7 +18,7 @@ from pufferlib_kcore.store import checkpoints
 from pufferlib_kcore.training import memory, precision
 from pufferlib_kcore.training.clock import Clock
 from pufferlib_kcore.training.parallel import ALONE, Group, join_episodes
-from pufferlib_kcore.training.ppo import Learner, Objective
+from pufferlib_kcore.training.ppo.learner import Learner, Objective
 from pufferlib_kcore.training.rollout import Collector, Diverged, Episodes, Experience, Interrupted
 from pufferlib_kcore.training.unroll import is_recurrent
 

@@ -12,8 +12,8 @@ from worlds import Countdown, tiny_policy, train_settings
 
 from pufferlib_kcore.store import checkpoints
 from pufferlib_kcore.store.runs import Run
+from pufferlib_kcore.training.loop import Start, Trainer, get_rng, set_rng
 from pufferlib_kcore.training.rollout import Diverged
-from pufferlib_kcore.training.trainer import Start, Trainer, get_rng, set_rng
 
 FACTS = {"policy": {"name": "Default"}, "collapse": None}
 
@@ -83,7 +83,7 @@ def test_interrupted_between_checkpoints_loses_no_finished_epoch(tmp_path):
 
 def test_moments_follow_their_parameters_layout_in_memory(tmp_path):
     """Fused Adam takes memory as it lies: a moment laid out unlike its parameter would be scrambled."""
-    from pufferlib_kcore.training.trainer import load_optimizer, make_optimizer
+    from pufferlib_kcore.training.loop import load_optimizer, make_optimizer
 
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(3, 4, 5).to(memory_format=torch.channels_last) for _ in range(2)]
