@@ -172,9 +172,9 @@ class _Reader:
             self.group_of[units] = index
             self.place_of[units] = np.arange(len(units))
         self.names = self._names()
-        self.bent, self.bare = (
+        self.nonhomogeneous, self.unrectified = (
             np.unique(np.concatenate([np.zeros(1, int), *map(self._units_in, neurons)]))
-            for neurons in (trace.bent, trace.bare)
+            for neurons in (trace.nonhomogeneous, trace.unrectified)
         )
 
     def network(self, attributes: Sequence[Attribute], states: Mapping[int, Tensor]) -> Network:
@@ -254,8 +254,8 @@ class _Reader:
             )
         used = {name: where for (name, _), where in trace.parted.items()} | trace.computed_with
         merging = {name for name, axes in table.items() if any(s.space for axis in axes for s in axis)}
-        held = [n for n in used if n not in merging and n not in trace.hidden]
-        if parameters := [n for n in held if isinstance(trace.tensors[n], nn.Parameter)]:
+        whole = [n for n in used if n not in merging and n not in trace.hidden]
+        if parameters := [n for n in whole if isinstance(trace.tensors[n], nn.Parameter)]:
             notes.append(
                 "left as they were, since the policy computes with them: "
                 + ", ".join(f"{n} ({used[n]})" for n in parameters)
@@ -312,7 +312,7 @@ class _Reader:
     def _groups(self) -> list[np.ndarray]:
         """Units that lie on the same axes of parameters and went the same ways, in order of their numbers."""
         seen_in: dict[int, list[int]] = defaultdict(list)
-        seen = [use.neurons for use in self.trace.uses.values()] + self.trace.taken
+        seen = [use.neurons for use in self.trace.uses.values()] + self.trace.selections
         for index, neurons in enumerate(seen):
             for unit in np.unique(self._units_in(neurons)):
                 seen_in[int(unit)].append(index)
@@ -409,16 +409,16 @@ class _Reader:
         kind = populations[0].kind
         if kind == "linear" and all(self.trace.populations.index(p) in self.critic for p in populations):
             kind = "critic"
-        bent, bare = (bool(np.isin(self.groups[index], some).any()) for some in (self.bent, self.bare))
+        units = self.groups[index]
         signed = any(n in self.trace.signed for p in producers for c in p.columns for n in c.names)
         return Space(
             name=self.names[index],
-            units=len(self.groups[index]),
+            units=len(units),
             kind=kind,
             producers=tuple(producers),
             whole=whole,
-            scales=not bent,
-            rectified=not bare and not signed,
+            scales=not np.isin(units, self.nonhomogeneous).any(),
+            rectified=not (np.isin(units, self.unrectified).any() or signed),
         )
 
 

@@ -98,10 +98,10 @@ def _rank(trace: Trace, parameter: Tensor, dim: int) -> tuple[int, int]:
 
 def _free(trace: Trace, weights: Sequence[Factor], values: Sequence[Factor], kept: Letters) -> list[Hashable]:
     """Letters along which parameters can write neurons, those first that read what the policy computes."""
-    taken = {letter for f in values for letter in f.letters}
-    reading = sorted(weights, key=lambda f: not taken - set(kept) & set(f.letters))
+    computed = {letter for f in values for letter in f.letters}
+    reading = sorted(weights, key=lambda f: not computed - set(kept) & set(f.letters))
     letters = dict.fromkeys(letter for f in reading for letter in f.letters)
-    return [k for k in letters if k in kept and k not in taken and _places(trace, weights, k)]
+    return [k for k in letters if k in kept and k not in computed and _places(trace, weights, k)]
 
 
 def _places(trace: Trace, weights: Sequence[Factor], letter: Hashable) -> list[tuple[Tensor, int]]:
@@ -115,7 +115,7 @@ def _united(trace: Trace, met: Sequence[Tensor], size: int) -> Tensor:
     one = torch.zeros(size, dtype=torch.int64) if not met else met[0].expand(size)
     for other in met[1:]:
         trace.unite(one, other.expand(size))
-        trace.bent.append(one)
+        trace.nonhomogeneous.append(one)
         one = torch.maximum(one, other.expand(size))
     return one
 
@@ -174,7 +174,7 @@ def einsum(trace: Trace, out: Tensor, equation: str, *operands: Any) -> Tensor:
     terms = given.split(",")
     if any(len(set(letters)) < len(letters) for letters in (term.replace(".", "") for term in terms)):
         cure = "take the diagonal beforehand"
-        return trace.leave(tensors, out, "cannot be traced: a letter comes twice in one term", cure)[0]
+        return trace.refuse(tensors, out, "cannot be traced: a letter comes twice in one term", cure)[0]
     if not arrow:
         once = sorted(c for c in set(given) - set(".,") if given.count(c) == 1)
         kept = "..." * ("..." in given) + "".join(once)

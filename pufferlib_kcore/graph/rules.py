@@ -74,7 +74,7 @@ def convolved(
     elif groups == len(weight) == out.shape[channel] == x.shape[channel]:
         units = trace.write((weight, 0), (bias, 0), kind="cnn")
         trace.unite(below, units)
-        trace.bent.append(units)  # twice as large a channel, with a filter twice as large, is four times so
+        trace.nonhomogeneous.append(units)  # it scales by channel and by filter
         learn_sizes((groups,), units)
     else:
         units = torch.zeros(out.shape[channel], dtype=torch.int64)
@@ -143,9 +143,9 @@ def embedding(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
-    trace.hold(index, "looks rows up by it")
+    trace.keep_whole(index, "looks rows up by it")
     if max_norm is not None:
-        trace.hold(weight, "bounds the norm of its rows")
+        trace.keep_whole(weight, "bounds the norm of its rows")
     return trace.spread(trace.write((weight, 1), kind="linear"), out, -1)
 
 
@@ -162,7 +162,7 @@ def bag(
 ) -> Tensor:
     """Sums, means or maxima of rows, each of their entries by itself."""
     for x in tensors_in((offsets, args, kwargs)):
-        trace.hold(x, "weighs rows by it")
+        trace.keep_whole(x, "weighs rows by it")
     return embedding(trace, out, index, weight, None, max_norm)
 
 
@@ -172,7 +172,7 @@ PADDED = "give it a padded tensor"
 
 @rule("pack_padded_sequence", "pad_packed_sequence")
 def packing(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> list[Tensor]:
-    return trace.leave((args, kwargs), out, PACKED, PADDED)
+    return trace.refuse((args, kwargs), out, PACKED, PADDED)
 
 
 def stacked(
@@ -193,16 +193,18 @@ def stacked(
     """A recurrent module of several layers.  out: (sequence, *last states)"""
     given = (x, hx, weights, biased)
     if not isinstance(biased, bool):  # another signature
-        return tuple(trace.leave(given, out, PACKED, PADDED))
+        return tuple(trace.refuse(given, out, PACKED, PADDED))
     per_layer = 4 if biased else 2
     if bidirectional:
         why = "cannot be traced: it runs in both directions"
-        return tuple(trace.leave(given, out, why, "build it of two that run in one"))
+        return tuple(trace.refuse(given, out, why, "build it of two that run in one"))
     if len(weights) != layers * per_layer:
         why = "cannot be traced: its hidden state is projected (proj_size)"
-        return tuple(trace.leave(given, out, why, "put a linear layer behind it instead"))
+        return tuple(trace.refuse(given, out, why, "put a linear layer behind it instead"))
     if not all(trace.name(weight) for weight in weights):
-        return tuple(trace.leave(given, out, "cannot be traced: its weights are computed", "give it its own"))
+        return tuple(
+            trace.refuse(given, out, "cannot be traced: its weights are computed", "give it its own")
+        )
     below, written = trace.along(x, -1), []
     for layer in range(layers):
         parameters = weights[layer * per_layer : (layer + 1) * per_layer]
@@ -222,7 +224,7 @@ def single(
     """A recurrent cell that runs for one step.  out: the new state, one tensor or two"""
     if not all(trace.name(p) for p in (w_ih, w_hh, *biases)):
         why = "cannot be traced: its weights are computed"
-        return tuple(trace.leave((x, hx, w_ih, w_hh, biases), out, why, "give it its own"))
+        return tuple(trace.refuse((x, hx, w_ih, w_hh, biases), out, why, "give it its own"))
     units = write_cell(trace, trace.along(x, -1), w_ih, w_hh, *biases, cell=cell)
     states = list(tensors_in(out))
     for h in tensors_in(hx):
@@ -362,7 +364,7 @@ def same(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Ten
 @rule(*"view reshape flatten unflatten ravel squeeze view_as reshape_as".split())
 def in_order(trace: Trace, out: Tensor, x: Tensor, *args: Any, **kwargs: Any) -> Any:
     if trace.is_table(x):
-        return taken(trace, out, x, lambda ids: ids.reshape(out.shape))
+        return views_of(trace, out, x, lambda ids: ids.reshape(out.shape))
     return trace.neurons(x).reshape(out.shape)
 
 
@@ -392,11 +394,11 @@ def selected(trace: Trace, out: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
             each_tensor(args, Tensor.cpu),
             {k: each_tensor(v, Tensor.cpu) for k, v in kwargs.items()},
         )
-        return taken(trace, out, x, lambda ids: trace.func(ids, *where, **named))
+        return views_of(trace, out, x, lambda ids: trace.func(ids, *where, **named))
     return moved(trace, out, x, *args, **kwargs)
 
 
-def taken(trace: Trace, out: Any, x: Tensor, function: Callable[[Tensor], Any]) -> list[Tensor]:
+def views_of(trace: Trace, out: Any, x: Tensor, function: Callable[[Tensor], Any]) -> list[Tensor]:
     """Views of a parameter: an axis is named where it runs along one of the parameter's from end to end."""
     dims = [[None] * y.ndim for y in tensors_in(out)]  # type: list[list[int | None]]
     for dim, size in enumerate(x.shape):
@@ -428,7 +430,7 @@ def moved(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> Any:
         for key, value in kwargs.items()
     }
     neurons = [ids.long() for ids in tensors_in(trace.func(*args, **kwargs))]
-    trace.taken += neurons
+    trace.selections += neurons
     return neurons
 
 
@@ -451,10 +453,10 @@ def assigned(trace: Trace, out: Any, x: Tensor, index: Any, value: Any) -> Tenso
     after = before.clone()
     if isinstance(value, Tensor):
         after[index] = trace.neurons(value)
-        trace.taken.append(trace.neurons(value))
+        trace.selections.append(trace.neurons(value))
     else:
         after[index] = constant(trace) if isinstance(value, (bool, int, float)) else 0
-    trace.taken += [before, after]
+    trace.selections += [before, after]
     return after
 
 
@@ -468,7 +470,7 @@ def indexed(
     own = index.ndim == out.ndim  # a place of its own for every element
     if dim % max(out.ndim, 1) in along or own and not all(alike_along(index, d, out) for d in along):
         return mixing(trace, out, x, index, *args, **kwargs)
-    trace.hold(index, "indexes by it")
+    trace.keep_whole(index, "indexes by it")
     if trace.operation != "gather" and not list(tensors_in((args, kwargs))):  # one value in some places
         changed = trace.func(torch.zeros(out.shape), dim, index.cpu(), 1.0) != 0
         return torch.where(changed, constant(trace), trace.neurons(x))
@@ -608,7 +610,7 @@ def uniform(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return trace.neurons(args[0])
     if trace.operation in ("fill", "full", "new_full", "full_like"):
         for value in tensors_in((args[1:], kwargs)):
-            trace.hold(value, "fills a tensor with it")
+            trace.keep_whole(value, "fills a tensor with it")
     return trace.uniform(out, args, kwargs)
 
 
@@ -659,5 +661,5 @@ def attention(
 def mixing(trace: Trace, out: Any, *args: Any, **kwargs: Any) -> list[Tensor]:
     """Each result depends on how many neurons there are, or on their places."""
     for x in tensors_in((args, kwargs)):
-        trace.hold(x, "mixes its neurons")
+        trace.keep_whole(x, "mixes its neurons")
     return trace.nobody(out)

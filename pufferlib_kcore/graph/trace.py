@@ -119,7 +119,7 @@ class Shadow:
     neurons: Tensor  # int64, the tensor's shape: see `neurons`
     sources: frozenset[int] = frozenset()  # the populations it was computed from
     positive: bool = False  # known to be nowhere below 0
-    raw: bool = False  # just written: nothing but views since
+    preactivation: bool = False  # as layers wrote it: nothing but views since
     state: bool = False  # what recurrent units hand on to their next call
 
 
@@ -158,10 +158,10 @@ class Trace(TorchFunctionMode):
         self.populations: list[Population] = []
         self.uses: dict[tuple[str, int], Use] = {}  # (parameter, axis) -> what it does
         self.united: list[tuple[Tensor, Tensor]] = []
-        self.taken: list[Tensor] = []  # neurons that went on together, maybe without the rest of their layer
+        self.selections: list[Tensor] = []  # neurons moved together, maybe without the rest of their layer
         self.protected: list[tuple[Tensor, str]] = []  # and why
-        self.bent: list[Tensor] = []  # neurons whose size matters: g times as large, they do something else
-        self.bare: list[Tensor] = []  # neurons that something other than a rectifier saw as they were written
+        self.nonhomogeneous: list[Tensor] = []  # neurons that something reads which is not homogeneous
+        self.unrectified: list[Tensor] = []  # neurons that something else than a rectifier reads first
         self.signed: set[str] = set()  # parameters that read what may be below 0
         self.compared: list[Tensor] = []  # neurons of which the largest one, or the like, goes on
         self.same_width: list[list[Tensor]] = []  # populations that one module keeps at one width
@@ -235,7 +235,7 @@ class Trace(TorchFunctionMode):
     def read(self, parameter: Tensor, dim: int, neurons: Tensor) -> None:
         """An axis of a parameter, or of a view of one, is summed over these neurons."""
         if self.axis(parameter, dim) is None:
-            self.hold(parameter, "reads with it")
+            self.keep_whole(parameter, "reads with it")
             self.protect(neurons, f"{self.here()} reads it through a computed matrix")
         else:
             self._use(parameter, dim, "in", neurons)
@@ -272,7 +272,7 @@ class Trace(TorchFunctionMode):
             self.populations.append(Population(name, kind, self.count, units, tuple(columns), gates, step))
             self.count += units
         if kind == "lstm":
-            self.bent.append(neurons)
+            self.nonhomogeneous.append(neurons)
         for i, (parameter, dim) in enumerate(written):
             if i in places:
                 self._use(parameter, dim, "out", neurons.repeat(gates))
@@ -336,7 +336,7 @@ class Trace(TorchFunctionMode):
         """These neurons are never merged."""
         self.protected.append((neurons[neurons > 0], reason))
 
-    def hold(self, x: Tensor, why: str) -> None:
+    def keep_whole(self, x: Tensor, why: str) -> None:
         """The operation that is running needs every entry of x as it is: neurons, or a parameter."""
         origin = self._origin(x)
         if origin is None:
@@ -348,8 +348,8 @@ class Trace(TorchFunctionMode):
         """The neurons of results that hold nobody's value."""
         return [torch.zeros(x.shape, dtype=torch.int64) for x in tensors_in(out)]
 
-    def leave(self, given: Any, out: Any, why: str, cure: str) -> list[Tensor]:
-        """Hold what was given to the operation that is running, if the user said to ignore it; else refuse.
+    def refuse(self, given: Any, out: Any, why: str, cure: str) -> list[Tensor]:
+        """Refuse the operation that is running; keep what it was given whole if the user said to ignore it.
 
         given, out  tensors, nested;  why, cure  of the sentence "it <why>: <cure>, or leave .. whole"
         Returns the neurons of the results, nobody's.
@@ -357,16 +357,16 @@ class Trace(TorchFunctionMode):
         tensors = list(tensors_in(given))
         neurons = [self.neurons(x) for x in tensors if self._origin(x) is None]
         ours = {self.populations[self.population(n)].name for ids in neurons for n in ids[ids > 0].unique()}
-        held = any(self.is_parameter(x) for x in tensors)
+        parameters = any(self.is_parameter(x) for x in tensors)
         running = self._path[-1] if self._path else ""
         ignored = is_within(running, self.ignore) or ours and all(is_within(n, self.ignore) for n in ours)
-        if (ours or held) and not ignored:
-            names = [running] if held and running else sorted(ours) or [running]
+        if (ours or parameters) and not ignored:
+            names = [running] if parameters and running else sorted(ours) or [running]
             raise UserError(
                 f"{self.here()} {why}: {cure}, or leave what it touches whole with ignore={names}"
             )
         for x in tensors:
-            self.hold(x, why)
+            self.keep_whole(x, why)
         return self.nobody(out)
 
     def name(self, tensor: Tensor) -> str | None:
@@ -492,14 +492,14 @@ class Trace(TorchFunctionMode):
         self.touched |= {name for x in given if (name := self.name(x))}
         self.macs = plus(self.macs, self._macs(given, out, args, kwargs))
         neurons = self._follow(given, out, args, kwargs)
-        positive, raw = self._sign(given, args)
+        positive, preactivation = self._sign(given, args)
         moved = list(tensors_in(args[:1])) if self.operation in MOVES else []
         state = bool(moved) and all(id(x) in self._shadows and self._shadows[id(x)][1].state for x in moved)
         for x, ids in zip(results, neurons, strict=True):
             if not self._viewing:
                 self._views.pop(id(x), None)  # written over
                 handed_on = state or id(x) in self._handed_on
-                shadow = Shadow(ids, sources | self._written, positive, raw, handed_on)
+                shadow = Shadow(ids, sources | self._written, positive, preactivation, handed_on)
                 if any(x is y for y in given):
                     self._write_through(x, shadow)
                 self._keep(x, shadow)
@@ -572,7 +572,7 @@ class Trace(TorchFunctionMode):
         given, self.macs = list(given), None
         for x in given:
             self.look_up(x)
-            self.hold(x, HIDDEN)
+            self.keep_whole(x, HIDDEN)
         named = {self._names[id(origin[0])] for x in given if (origin := self._origin(x))}
         self.hidden |= named
         self.touched |= named
@@ -600,19 +600,19 @@ class Trace(TorchFunctionMode):
                     why = (
                         f"is called in a way that its rule does not follow ({type(error).__name__}: {error})"
                     )
-                    neurons = self.leave(given, out, why, cure)
+                    neurons = self.refuse(given, out, why, cure)
                 else:
                     neurons = self.nobody(out)
         else:
             why, cure = "is unknown", f'register a rule for it with @pufferlib_kcore.rule("{self.operation}")'
             if given and all(self.is_named(x) or not self.sources(x) for x in given):  # weights are computed
                 for x in given:
-                    self.hold(x, why)
+                    self.keep_whole(x, why)
                 neurons = self.nobody(out)
             else:
-                neurons = self.leave(given, out, why, cure)
+                neurons = self.refuse(given, out, why, cure)
         if not keeps_scale:
-            self.bent += [self._shadows[id(x)][1].neurons for x in given if id(x) in self._shadows]
+            self.nonhomogeneous += [self._shadows[id(x)][1].neurons for x in given if id(x) in self._shadows]
         return neurons
 
     def _macs(self, given: list[Tensor], out: Any, args: tuple, kwargs: dict) -> int | None:
@@ -627,17 +627,17 @@ class Trace(TorchFunctionMode):
         """Whether the results are known to be nowhere below 0, and whether they are as they were written."""
         parameters = {self._names[id(origin[0])] for x in given if (origin := self._origin(x))}
         read = [self._shadow(x) for x in given if not self.is_named(x)]
-        positive, raw = all(x.positive for x in read), any(x.raw for x in read)
+        positive, preactivation = all(x.positive for x in read), any(x.preactivation for x in read)
         if read and not positive:
             self.signed |= parameters
         if self.operation in RECTIFIERS:
             return True, False
         if self.operation not in VIEWS:
-            self.bare += [x.neurons for x in read if x.raw]
-            raw = bool(self._written)
+            self.unrectified += [x.neurons for x in read if x.preactivation]
+            preactivation = bool(self._written)
         by = args[1] if self.operation in ("mul", "div", "truediv") and len(args) == 2 else None
         keeps = self.operation in KEEPS_SIGN or isinstance(by, (int, float)) and by > 0
-        return positive and keeps and not parameters, raw
+        return positive and keeps and not parameters, preactivation
 
     def _adds_neurons(self, given: list[Tensor], args: tuple) -> bool:
         """Whether this is a sum of neurons and of nothing else."""
@@ -658,10 +658,10 @@ class Trace(TorchFunctionMode):
         """A name that no population has yet."""
         module, _, last = parameter.rpartition(".")
         of_module = module if module and last.startswith("weight") else parameter
-        taken = {p.name for p in self.populations}
+        used = {p.name for p in self.populations}
         numbered = (f"{parameter}.{dim}.{i}" for i in count())
         names = chain((name or of_module, parameter, f"{parameter}.{dim}"), numbered)
-        return next(n for n in names if n not in taken)
+        return next(n for n in names if n not in used)
 
     def _shadow(self, x: Tensor) -> Shadow:
         if id(x) in self._views and id(x) not in self._shadows:
