@@ -17,6 +17,7 @@ from pufferlib_kcore.analysis import frontier
 from pufferlib_kcore.cli import kept, progress, stored
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.cli.advice import advice
+from pufferlib_kcore.environments import seeds
 from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph import distillation
@@ -27,7 +28,6 @@ from pufferlib_kcore.store import atomic, checkpoints, fibers, names, runs
 from pufferlib_kcore.training.record import record
 from pufferlib_kcore.training.rollout import Diverged
 
-SEEDS = 1_000_000  # between those of training and those of each recording
 BLIND = 0.01  # nats: a policy whose actions differ less from their mean hardly looks at its input
 
 
@@ -263,7 +263,9 @@ def recorded(args: Args, source: runs.Run, restored: Restored) -> Recorded:
     settings, states = stored.stored_settings(source, args), args.settings.collapse.calibrate
     by = kept.recording(settings, args)
     if not states:
-        calibrate, held_out = (noise_inputs(restored.spec, seed=settings.train.seed + i) for i in range(2))
+        calibrate, held_out = (
+            noise_inputs(restored.spec, seed=(settings.train.seed, seeds.MADE_UP, i)) for i in range(2)
+        )
         text = "fitted to made-up observations, measured on none of the environment's"
         return Recorded(calibrate, held_out, [], text, by)
     envs = by["envs"]
@@ -281,8 +283,8 @@ def recorded(args: Args, source: runs.Run, restored: Restored) -> Recorded:
                 def watch(part: float, done: int = sum(counts[:i]), count: int = count) -> None:
                     work((done + part * count) / total)
 
-                seed = settings.train.seed + SEEDS * (i + 1)
-                seen.append(record(policy, world.vec, seed, count, autocast, watch))
+                entropy = settings.train.seed, seeds.RECORDING, i
+                seen.append(record(policy, world.vec, entropy, count, autocast, watch))
         calibrate, held_out, test = seen
     except (WorkerDied, Diverged) as error:
         raise UserError(f"{source.path} cannot play {settings.base.env_name}: {error}") from error

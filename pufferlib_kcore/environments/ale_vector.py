@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from pufferlib_kcore.environments.creators import described
-from pufferlib_kcore.environments.vector import Batch, Turns, as_actions
+from pufferlib_kcore.environments.seeds import env_seeds
+from pufferlib_kcore.environments.vector import Batch, Seed, Turns, as_actions
 from pufferlib_kcore.errors import UserError
 
 NO_LIMIT = 2**31 - 2  # frames of an episode; ALE counts in an int32, and starts one above the limit
@@ -56,14 +57,14 @@ class Ale:
         self.ended = np.zeros(num_envs, bool)
         self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, int)
 
-    def reset(self, seed: int | None = None) -> None:
+    def reset(self, seed: Seed = None, first: int = 0) -> None:
         """Start a new episode in every env. Steps under way are waited for and dropped."""
         for group, turn in enumerate(self.turns.next):
             if turn == "recv" and self.first[group] is None:
                 self.games[group].recv()
-        seed = self.seed if seed is None else int(seed)
+        seeds = np.array(env_seeds(self.seed if seed is None else seed, first, self.num_envs))
         for group, ids in enumerate(self.groups):
-            obs, _ = self.games[group].reset(seed=(seed + ids) % 2**31)  # below 0 ALE would draw one
+            obs, _ = self.games[group].reset(seed=seeds[ids])
             no = np.zeros(len(ids), bool)
             self.first[group] = obs, np.zeros(len(ids)), no, no
         self.ended[:] = True

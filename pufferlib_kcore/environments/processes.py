@@ -15,7 +15,8 @@ from unittest import mock
 import numpy as np
 
 from pufferlib_kcore.environments.quiet import quiet
-from pufferlib_kcore.environments.vector import Batch, Turns, WorkerDied, as_actions
+from pufferlib_kcore.environments.seeds import env_seeds
+from pufferlib_kcore.environments.vector import Batch, Seed, Turns, WorkerDied, as_actions
 from pufferlib_kcore.environments.worker import ERROR, Desk, Wire, work
 
 with quiet():
@@ -57,12 +58,12 @@ class Multiprocessing(pufferlib.vector.Multiprocessing):
             self, _stop, args=(self.wires, self.processes), exitpriority=10
         )
 
-    def reset(self, seed: int | None = None) -> None:
+    def reset(self, seed: Seed = None, first: int = 0) -> None:
         """Start a new episode in every env, without waiting. Steps under way are waited for and dropped."""
         for group, turn in enumerate(self.turns.next):
             if turn == "recv":
                 self._answers(group)
-        self.async_reset(self.seed if seed is None else int(seed))
+        self.async_reset(env_seeds(self.seed if seed is None else seed, first, self.num_envs))
         for worker in range(self.num_workers):
             self.wires[worker].wake(RESET)
         self.turns.start()

@@ -18,7 +18,7 @@ import numpy as np
 
 import pufferlib_kcore
 from pufferlib_kcore.environments.cores import available_cores
-from pufferlib_kcore.environments.vector import Batch, Serial, Turns, WorkerDied, as_actions
+from pufferlib_kcore.environments.vector import Batch, Seed, Serial, Turns, WorkerDied, as_actions
 from pufferlib_kcore.errors import UserError
 
 PATIENCE = 180.0  # seconds that the workers get to start: a node may be slow, or busy with others' work
@@ -78,13 +78,13 @@ class Ray:
             self.close()
             raise
 
-    def reset(self, seed: int | None = None) -> None:
+    def reset(self, seed: Seed = None, first: int = 0) -> None:
         """Start a new episode in every env, without waiting. Steps under way are dropped."""
-        seed = self.seed if seed is None else int(seed)
+        seed = self.seed if seed is None else seed
         for group, ids in enumerate(self.groups):
             workers = self._workers(group)
             self.asked[group] = [
-                worker.reset.remote(seed + int(ids[i * self.each])) for i, worker in enumerate(workers)
+                worker.reset.remote(seed, first + int(ids[i * self.each])) for i, worker in enumerate(workers)
             ]
         self.turns.start()
 
@@ -160,9 +160,9 @@ class EnvWorker:
         """The id of the node that this runs on."""
         return _ray().get_runtime_context().get_node_id()
 
-    def reset(self, seed: int) -> Batch:
-        """Start new episodes; the first env takes this seed, the next ones those after it."""
-        self.envs.reset(seed)
+    def reset(self, seed: Seed, first: int) -> Batch:
+        """Start new episodes in envs that are first, first + 1, .. of all."""
+        self.envs.reset(seed, first)
         return self.envs.recv()
 
     def step(self, actions: np.ndarray) -> Batch:

@@ -1,15 +1,19 @@
 """Many envs stepped at once, in groups, on PufferLib's vectorization or ALE's: here, in workers, on Ray."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from pufferlib_kcore.environments.quiet import quiet
+from pufferlib_kcore.environments.seeds import env_seeds
 from pufferlib_kcore.errors import UserError
 
 with quiet():
     import pufferlib.vector
+
+
+Seed = int | Sequence[int] | None  # entropy, see seeds; None: that which the envs were made with
 
 
 class WorkerDied(RuntimeError):
@@ -30,10 +34,11 @@ class Batch(NamedTuple):
 class VecEnv(Protocol):
     """Envs 0..num_envs-1 in contiguous groups, each received and sent by itself, in any rhythm.
 
-    reset(seed) gives env i the seed + i and starts all; then, for a group g, recv(g) and send(g, actions)
-    alternate. Numbers depend on seed and actions alone, not on backend, workers or timing. The step after an
-    episode's end is PufferLib's dummy step: its action is ignored, and it answers with the new episode's
-    first observation and reward 0.
+    reset(seed, first) gives env i the seed of `seeds.env_seed(seed, first + i)` and starts all (first: of
+    envs that are a part of more); each draws its later episodes from where it is. Then, for a group g,
+    recv(g) and send(g, actions) alternate. Numbers depend on seed and actions alone, not on backend, workers
+    or timing. The step after an episode's end is PufferLib's dummy step: its action is ignored, and it
+    answers with the new episode's first observation and reward 0.
     """
 
     num_envs: int
@@ -42,7 +47,7 @@ class VecEnv(Protocol):
     driver_env: Any
     groups: list[np.ndarray]
 
-    def reset(self, seed: int | None = None) -> None: ...
+    def reset(self, seed: Seed = None, first: int = 0) -> None: ...
     def recv(self, group: int) -> Batch: ...
     def send(self, group: int, actions: np.ndarray) -> None: ...
     def close(self) -> None: ...
@@ -78,8 +83,8 @@ class Serial(pufferlib.vector.Serial):
         self.groups = [np.arange(self.num_envs)]
         self.turns = Turns(1)
 
-    def reset(self, seed: int | None = None) -> None:
-        self.async_reset(self.seed if seed is None else int(seed))
+    def reset(self, seed: Seed = None, first: int = 0) -> None:
+        self.async_reset(env_seeds(self.seed if seed is None else seed, first, self.num_envs))
         self.turns.start()
 
     def recv(self, group: int = 0) -> Batch:

@@ -1,5 +1,6 @@
 """From names, arguments and spaces to a policy, with no environment running."""
 
+from collections.abc import Sequence
 from math import log
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor, nn
 
+from pufferlib_kcore.environments.seeds import generator
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import fast, puffer  # noqa: F401  registers their policies
 from pufferlib_kcore.policies.registry import check_arguments, find
@@ -95,17 +97,18 @@ def example_inputs(spec: dict, batch: int = 3, seed: int = 0, hidden_size: int |
     return (x, (h, c))
 
 
-def noise_inputs(spec: dict, states: int | None = None, seed: int = 0) -> list[tuple]:
+def noise_inputs(spec: dict, states: int | None = None, seed: int | Sequence[int] = 0) -> list[tuple]:
     """Arguments of forward, made up, to calibrate a collapse on where no environment is at hand.
 
     states  how many; None: 8,192, or 2,048 pictures
+    seed    entropy, as in `environments.seeds`
 
     Numbers are normal, each stretch of steps at a scale of its own, from 0.1 to 1 (log-uniform), and some
     change more slowly from step to step than others (AR(1), see SMOOTHNESS); images are flat blocks of random
     gray on black, of several sizes. (obs (B, *obs),), or of a recurrent policy stretches (obs (B, T, *obs),
     None).  Raises UserError for a space that is no Box.
     """
-    rng = torch.Generator().manual_seed(seed)
+    rng = generator(seed)
     space = _box(spec)
     low, high = torch.from_numpy(space.low).double(), torch.from_numpy(space.high).double()
     pictures = space.dtype == "uint8" and len(space.shape) == 3

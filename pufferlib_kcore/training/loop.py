@@ -119,7 +119,7 @@ class Trainer:
     def _fit(self, stop: Callable[[], bool]) -> bool:
         started, saved = time.perf_counter(), self.epoch
         first = self.together.rank * self.vec.num_envs
-        self.vec.reset(self.seed + self.agent_steps + first)  # a resumed run plays new episodes
+        self.vec.reset((self.seed, self.agent_steps), first)  # a resumed run plays new episodes
         alone = self.together.size == 1  # together, all stop after the same epoch
         while self.agent_steps < self.train.total_timesteps and not self.together.any(stop()):
             began = time.perf_counter()

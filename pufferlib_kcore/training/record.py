@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from pufferlib_kcore.environments import seeds
 from pufferlib_kcore.training.clock import Clock
 from pufferlib_kcore.training.rollout import Collector
 from pufferlib_kcore.training.unroll import initial_state
@@ -19,14 +20,15 @@ STATES = 1024  # in one call of forward, about
 def record(
     policy: nn.Module,
     vec,
-    seed: int,
+    seed: int | Sequence[int],
     states: int,
     autocast=contextlib.nullcontext,
     watch: Callable[[float], None] = lambda part: None,
 ) -> list[tuple]:
     """Let the policy act in every environment of `vec` from fresh episodes on: one rollout of `states` steps.
 
-    autocast: under which it acts (`precision.autocast`); watch: called with the part that is done.
+    seed: entropy, as in `environments.seeds`; autocast: under which it acts (`precision.autocast`);
+    watch: called with the part that is done.
     -> arguments of forward, call by call: (obs (B, *obs),), or, of a recurrent policy, stretches of episodes
     of one length, (obs (B, T, *obs), (h, c)), with its state at their start, each (layers, B, hidden).
     """
@@ -39,8 +41,7 @@ def record(
         return False
 
     vec.reset(seed)
-    generator = torch.Generator().manual_seed(seed)
-    data, _ = Collector(vec, policy, steps, steps, generator, Clock(), autocast).collect(stop)
+    data, _ = Collector(vec, policy, steps, steps, seeds.generator(seed), Clock(), autocast).collect(stop)
     device = next(policy.parameters()).device
     if data.state_h is None:
         return [(some.to(device),) for some in data.obs.transpose(0, 1).flatten(0, 1).split(STATES)]

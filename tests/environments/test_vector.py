@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from pufferlib_kcore.environments import make_creator, ray_cluster
+from pufferlib_kcore.environments import make_creator, ray_cluster, seeds
 from pufferlib_kcore.environments.quiet import quiet
 from pufferlib_kcore.environments.vector import make
 from pufferlib_kcore.errors import UserError
@@ -115,10 +115,10 @@ def test_the_step_after_an_end_is_a_dummy(way):
 def test_every_env_has_its_own_seed(way):
     vec = make(toys.seeds, way[0], 4, way[1], way[2], seed=70)
     try:
-        for seed, first in ((None, 70), (100, 100), (np.int64(5), 5)):
-            vec.reset(seed)
-            shown = np.concatenate([vec.recv(g).obs[:, 0] for g in range(len(vec.groups))])
-            assert shown.tolist() == [first, first + 1, first + 2, first + 3]
+        for seed, first in ((None, 0), (70, 0), (100, 8), (np.int64(5), 0), ((5, 64), 4)):
+            vec.reset(seed, first)
+            shown = np.concatenate([vec.recv(g).obs for g in range(len(vec.groups))]) @ [1000, 1]
+            assert shown.tolist() == seeds.env_seeds(70 if seed is None else seed, first, 4)
     finally:
         vec.close()
 

@@ -32,7 +32,7 @@ class Countdown:
         self.single_action_space = gymnasium.spaces.Discrete(3)
         self.bad_at, self.sent = bad_at, 0
 
-    def reset(self, seed):
+    def reset(self, seed, first=0):
         self.state = np.zeros((self.num_envs, 4), np.float32)
         self.state[:, 0] = np.arange(self.num_envs)
         self.rewards = np.zeros(self.num_envs, np.float32)
