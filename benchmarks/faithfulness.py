@@ -45,7 +45,7 @@ from pufferlib_kcore.environments import vector  # noqa: E402
 from pufferlib_kcore.graph.nested import tensors_in  # noqa: E402
 from pufferlib_kcore.graph.rebuild import solve_widths  # noqa: E402
 from pufferlib_kcore.policies.restore import Restored, restore  # noqa: E402
-from pufferlib_kcore.store import Run, checkpoints, provenance  # noqa: E402
+from pufferlib_kcore.store import Run, StateFile, provenance  # noqa: E402
 from pufferlib_kcore.training.evaluate import play  # noqa: E402
 from pufferlib_kcore.training.loop import Start  # noqa: E402
 from pufferlib_kcore.training.record import record  # noqa: E402
@@ -99,8 +99,8 @@ class Case:
         return self.restored.example_inputs
 
     def envs(self, count: int, seed: int):
-        env = self.restored.payload["env"]
-        creator = environments.make_creator(env["name"], env.get("package"), **env["kwargs"])
+        env = self.restored.file.env
+        creator = environments.make_creator(env.name, env.package, **env.kwargs)
         return vector.make(creator, "serial", count, 1, None, seed)
 
     def seen(self, seed: int, states: int) -> list[tuple]:
@@ -309,9 +309,9 @@ def measure(case: Case, found: graph.Collapse, episodes: int) -> dict:
 def retrain(case: Case, run: Run, found: graph.Collapse, steps: int, task: str) -> dict:
     """Train on for so many steps, the optimizer's state carried along; then play whole episodes."""
     epoch, _ = run.latest(with_state=True)
-    state = checkpoints.load(run.state_path(epoch), format=checkpoints.STATE)
+    state = StateFile.load(run.state_path(epoch))
     names = [name for name, _ in case.policy.named_parameters()]
-    optimizer = graph.collapse_optimizer(state["optimizer"], found, case.policy, names=names)
+    optimizer = graph.collapse_optimizer(state.optimizer, found, case.policy, names=names)
     policy = copy.deepcopy(found.policy)
     with tempfile.TemporaryDirectory() as folder:
         rate = run.config()["settings"]["train"]["learning_rate"] * RETRAIN_RATE
@@ -357,7 +357,7 @@ def grid(args: argparse.Namespace, name: str, sizes, methods, row_of: Callable[.
     for task in args.tasks:
         run = Run.open(Path(args.runs) / task)
         case = case_of(run)
-        about = {"agent_steps": case.restored.payload["agent_steps"]}
+        about = {"agent_steps": case.restored.file.agent_steps}
         for size, method in [(1.0, ORIGINAL), *((size, method) for size in sizes for method in methods)]:
             if results.has(task=task, size=size, method=method):
                 continue

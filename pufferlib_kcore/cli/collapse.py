@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan, log
 from typing import Any
 
@@ -24,7 +24,7 @@ from pufferlib_kcore.graph import distillation
 from pufferlib_kcore.policies import noise_inputs
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Args
-from pufferlib_kcore.store import atomic, checkpoints, fibers, names, runs
+from pufferlib_kcore.store import StateFile, atomic, fibers, names, runs
 from pufferlib_kcore.training.record import record
 from pufferlib_kcore.training.rollout import Diverged
 
@@ -130,7 +130,7 @@ def collapse_run(args: Args, again: bool = True) -> Collapsed:
         **recipe,
         "recorded": found.recorded,
         "epoch": epoch,
-        "agent_steps": restored.payload["agent_steps"],
+        "agent_steps": restored.file.agent_steps,
         "thresholds": thresholds,
         "tag": tag,
         "params_before": found.result.report.params_before,
@@ -154,7 +154,7 @@ def collapse_run(args: Args, again: bool = True) -> Collapsed:
         source=source,
         folder=folder,
         epoch=epoch,
-        agent_steps=restored.payload["agent_steps"],
+        agent_steps=restored.file.agent_steps,
         policy=found.result.policy,
         spec=restored.spec,
         optimizer=optimizer,
@@ -168,8 +168,9 @@ def as_it_stands(
 ) -> Collapsed:
     """A collapse that was made before.  said: the text's first line"""
     restored = worlds.restored(folder.model_path, args, source)
-    made = {**restored.payload["collapse"], "source": str(source.model_path(epoch))}  # the run may have moved
-    state = folder.state_path.is_file() and checkpoints.load(folder.state_path, format=checkpoints.STATE)
+    path = str(source.model_path(epoch))  # the run may have moved
+    made = {**(restored.file.collapse or {}), "source": path}
+    state = StateFile.load(folder.state_path) if folder.state_path.is_file() else None
     size = f"{made['params_before']:,} -> {made['params_after']:,} parameters"
     optimizer = "with its optimizer's state" if state else "no optimizer's state beside it: it starts cold"
     lines = [said, f"collapsed before: {folder.model_path}, {size}, {optimizer}", *nothing_merged(made)]
@@ -177,10 +178,10 @@ def as_it_stands(
         source=source,
         folder=folder,
         epoch=epoch,
-        agent_steps=restored.payload["agent_steps"],
+        agent_steps=restored.file.agent_steps,
         policy=restored.policy,
         spec=restored.spec,
-        optimizer=state["optimizer"] if state else None,
+        optimizer=state.optimizer if state else None,
         provenance=made,
         text="\n".join(lines),
     )
@@ -355,32 +356,21 @@ def stored_optimizer(source: runs.Run, epoch: int) -> tuple[dict | None, str]:
     path = source.state_path(epoch)
     if not path.is_file():
         return None, f"no {path.name} beside the checkpoint: the optimizer starts cold"
-    state = checkpoints.load(path, format=checkpoints.STATE)
-    return state["optimizer"], "the optimizer's state is carried over"
+    return StateFile.load(path).optimizer, "the optimizer's state is carried over"
 
 
 def write(
     folder: runs.CollapseFolder, restored: Restored, result, optimizer, provenance: dict[str, Any]
 ) -> None:
     """model_<epoch>_collapsed.pt, its .state.pt, and fibers.pkl."""
-    weights = {name: t.detach().cpu().contiguous() for name, t in result.policy.state_dict().items()}
-    shapes = {name: list(t.shape) for name, t in weights.items()}
-    payload = {**restored.payload, "state_dict": weights, "shapes": shapes, "collapse": provenance}
+    file = restored.file
     if optimizer is not None:
-        checkpoints.save(
-            folder.state_path,
-            {
-                "format": checkpoints.STATE,
-                "version": checkpoints.VERSION,
-                "optimizer": optimizer,
-                "epoch": restored.payload["epoch"],
-                "agent_steps": restored.payload["agent_steps"],
-            },
-        )
+        state = StateFile(optimizer=optimizer, epoch=file.epoch, agent_steps=file.agent_steps)
+        state.save(folder.state_path)
     else:
         folder.state_path.unlink(missing_ok=True)
     fibers.save_fibers(folder.fibers_path, fiber_file(result, provenance))
-    checkpoints.save(folder.model_path, payload)
+    replace(file, state_dict=result.policy.state_dict(), collapse=provenance).save(folder.model_path)
 
 
 def fiber_file(result, provenance: dict[str, Any]) -> dict[str, Any]:

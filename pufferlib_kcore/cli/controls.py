@@ -38,7 +38,7 @@ def untouched(args: Args) -> Ready:
     return Ready(
         source=source,
         epoch=epoch,
-        agent_steps=restored.payload["agent_steps"],
+        agent_steps=restored.file.agent_steps,
         policy=restored.policy,
         spec=restored.spec,
         optimizer=optimizer,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pufferlib_kcore.cli import stored
 from pufferlib_kcore.cli import world as worlds
@@ -44,14 +43,14 @@ def chosen(args: Args) -> tuple[Path, Restored, Settings]:
         return path, worlds.restored(path, args, found), stored.stored_settings(found, args)
     path = Path(args.eval_model_path)
     restored = worlds.restored(path, args)
-    if "env" not in restored.payload:  # a pickled module says nothing of its environment
+    env = restored.file.env
+    if env is None:  # a pickled module says nothing of its environment
         return path, restored, args.settings
-    env: dict[str, Any] = restored.payload["env"]
-    stored.check_env(args.env, env["name"], path)
+    stored.check_env(args.env, env.name, path)
 
     def over(overrides: dict[str, str]) -> Settings:
-        played = {f"env.{key}": value for key, value in env["kwargs"].items()}
-        return resolve(env["name"], {**played, **overrides}, args.config)
+        played = {f"env.{key}": value for key, value in env.kwargs.items()}
+        return resolve(env.name, {**played, **overrides}, args.config)
 
     stored.check_policy(restored.spec, args, path, over)
     return path, restored, over(args.overrides)

@@ -93,7 +93,7 @@ def color(job: tuple[int, str, Thresholds]) -> dict[str, Any]:
         for name, labels in result.fibers.items()
     }
     sizes = {"params": result.report.params_before, "params_collapsed": result.report.params_after}
-    return {"epoch": epoch, "env": stored.trained_on(restored.payload), "spaces": spaces, **sizes}
+    return {"epoch": epoch, "env": stored.trained_on(restored.file), "spaces": spaces, **sizes}
 
 
 def table(history: dict[str, Any]) -> str:

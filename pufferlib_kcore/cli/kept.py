@@ -12,7 +12,7 @@ from pufferlib_kcore.cli import stored
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings import Args, Settings
-from pufferlib_kcore.store import MettaFolder, Run, checkpoints
+from pufferlib_kcore.store import MettaFolder, ModelFile, Run, checkpoints
 from pufferlib_kcore.store.runs import CollapseFolder
 
 ENVS = 16  # that states are recorded in, at once
@@ -72,7 +72,7 @@ def place(plain: CollapseFolder, path: Path, asked: dict[str, Any]) -> Place:
 def made_there(folder: CollapseFolder) -> dict[str, Any] | None:
     """What the collapse in a folder says of itself; None where there is none that can be read."""
     try:
-        return checkpoints.load(folder.model_path, format=checkpoints.MODEL).get("collapse")
+        return ModelFile.load(folder.model_path).collapse
     except UserError:
         return None
 

@@ -12,7 +12,7 @@ from torch import nn
 from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Args, Settings
-from pufferlib_kcore.store import runs
+from pufferlib_kcore.store import Facts, runs
 from pufferlib_kcore.training.loop import Trainer
 
 EPOCHS = 3  # measured, after one that warms up
@@ -53,10 +53,9 @@ def measure(
         with tempfile.TemporaryDirectory() as folder:
             run = runs.Run.create(folder, "profile")
             threads = worlds.threads(settings, world, policy)
-            trainer = Trainer(
-                policy, world.vec, run, settings.train, settings.train.seed, {}, threads=threads
-            )
-            world.vec.reset(settings.train.seed)
+            t, facts = settings.train, Facts(policy=world.spec(settings))
+            trainer = Trainer(policy, world.vec, run, t, t.seed, facts, threads=threads)
+            world.vec.reset(t.seed)
             trainer.update(trainer.rollout()[0])
             trainer.clock.seconds.clear()
             start = time.perf_counter()

@@ -12,12 +12,12 @@ from pufferlib_kcore import settings as settings_room
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import plain_to_space, spec_from
 from pufferlib_kcore.settings import Args, Settings, flag
-from pufferlib_kcore.store import Run
+from pufferlib_kcore.store import Facts, Run
 
 
-def trained_on(payload: dict[str, Any]) -> str | None:
+def trained_on(file: Facts) -> str | None:
     """The environment's name, where a checkpoint says it."""
-    return payload.get("env", {}).get("name")
+    return None if file.env is None else file.env.name
 
 
 def same_env(one: str, other: str) -> bool:

@@ -22,7 +22,7 @@ from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import RunFailed, UserError
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Args, Settings
-from pufferlib_kcore.store import checkpoints, names, runs
+from pufferlib_kcore.store import EnvFacts, Facts, StateFile, checkpoints, names, runs
 from pufferlib_kcore.training import parallel, reporting
 from pufferlib_kcore.training.loop import Start, Trainer
 from pufferlib_kcore.training.parallel import ALONE, Group
@@ -83,15 +83,15 @@ def resumed(found: runs.Run, args: Args) -> Job:
     for epoch, path in reversed(found.resumable()):
         try:
             restored = worlds.restored(path, args, found)
-            state = checkpoints.load(found.state_path(epoch), format=checkpoints.STATE)
+            state = StateFile.load(found.state_path(epoch))
         except checkpoints.Unfit as error:
             say(f"passed over: {str(error).partition(';')[0]}")
             bad.append(epoch)
             continue
         if bad:
             say(f"going on from {path}, the last good checkpoint; files passed over are renamed to *.bad")
-        start = Start(epoch, state["agent_steps"], state["optimizer"], state["rng"])
-        collapse = restored.payload.get("collapse")
+        start = Start(epoch, state.agent_steps, state.optimizer, state.rng)
+        collapse = restored.file.collapse
         return Job(
             stored.stored_settings(found, args, restored.spec),
             found.path.parent,
@@ -209,18 +209,18 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
             differ = changes(before.get("settings", {}), config["settings"])
             now = [{"after_epoch": job.start.epoch, "settings": differ}] if differ else []
             run.write_config({**config, "changes": [*earlier, *now]})
-        facts = {
-            "policy": spec,
-            "env": {
-                "name": env_name,
-                "package": settings.base.package,
-                "kwargs": dict(settings.env),
-                "preprocessing": worlds.preprocessing(args.vec),
-            },
-            "versions": about["versions"],
-            "git_commit": about["git_commit"],
-            "collapse": job.collapse,
-        }
+        facts = Facts(
+            policy=spec,
+            env=EnvFacts(
+                name=env_name,
+                package=settings.base.package,
+                kwargs=dict(settings.env),
+                preprocessing=worlds.preprocessing(args.vec),
+            ),
+            versions=about["versions"],
+            git_commit=about["git_commit"],
+            collapse=job.collapse,
+        )
         epochs = (settings.collapse.epoch,)
         threads = worlds.threads(settings, world, policy)
         trainer = Trainer(policy, world.vec, run, t, t.seed, facts, job.start, (), epochs, together, threads)
@@ -276,12 +276,12 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: dict[str, Any] | None) -> str:
     """The plain log's first line: what runs, where, and how the cores are shared."""
-    spec = trainer.facts["policy"]
+    spec = trainer.facts.policy
     name = f"{spec['rnn']}({spec['name']})" if spec["rnn"] else spec["name"]
     params = sum(p.numel() for p in trainer.policy.parameters())
     fields: dict[str, Any] = dict(
         run=run.path,
-        env=trainer.facts["env"]["name"],
+        env=stored.trained_on(trainer.facts),
         policy=name,
         params=params,
         vec=world.backend,

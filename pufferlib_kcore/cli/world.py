@@ -20,7 +20,7 @@ from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.policies import space_to_plain
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings import Args, Settings
-from pufferlib_kcore.store import Run
+from pufferlib_kcore.store import EnvFacts, Run
 from pufferlib_kcore.training import precision
 from pufferlib_kcore.training.parallel import ALONE, Group
 
@@ -47,8 +47,8 @@ def restored(path: str | Path, args: Args, found: Run | None = None) -> Restored
 
     policy = restore(path, described if args.trust_checkpoint else None)
     if found is not None:
-        check_origin(trained_on(policy.payload), found, path)
-    check_preprocessing(policy.payload, args.vec, path)
+        check_origin(trained_on(policy.file), found, path)
+    check_preprocessing(policy.file.env, args.vec, path)
     return policy
 
 
@@ -57,9 +57,9 @@ def preprocessing(backend: str) -> str:
     return "ale" if backend == "ale" else "pufferlib"
 
 
-def check_preprocessing(payload: dict[str, Any], backend: str, source: str | Path) -> None:
+def check_preprocessing(env: EnvFacts | None, backend: str, source: str | Path) -> None:
     """Raise UserError unless a checkpoint was trained on the preprocessing that --vec has."""
-    trained = payload.get("env", {}).get("preprocessing", "pufferlib")  # older ones do not say it
+    trained = "pufferlib" if env is None else env.preprocessing
     here = preprocessing(backend)
     if trained != here:
         cure = "ale" if trained == "ale" else "multiprocessing"

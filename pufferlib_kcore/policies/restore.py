@@ -1,29 +1,29 @@
 """Restore: from a model checkpoint to its policy, at whatever sizes its parameters have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.build import build, example_inputs
-from pufferlib_kcore.store import checkpoints
+from pufferlib_kcore.store import ModelFile, checkpoints
 from pufferlib_kcore.store.names import parse_model_file
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A policy and the checkpoint that it came from (see store.checkpoints)."""
+    """A policy and the file that it came from."""
 
     policy: nn.Module
-    payload: dict[str, Any]
+    file: ModelFile
 
     @property
     def spec(self) -> dict[str, Any]:
-        return self.payload["policy"]
+        return self.file.policy
 
     @property
     def example_inputs(self) -> tuple:
@@ -42,44 +42,29 @@ def restore(path: str | Path, foreign: Callable[[], dict[str, Any]] | None = Non
         spec) of a pickled module, such as PufferLib 2.0's own checkpoints are.
     Raises UserError where the file is no model checkpoint, or its weights do not fit the policy it names.
     """
-    payload = checkpoints.load(path, trust=foreign is not None, format=checkpoints.MODEL)
-    if payload["format"] == "module" and foreign is not None:
-        payload = imported(payload["module"], foreign(), Path(path))
-    return Restored(refill(payload["policy"], payload["shapes"], payload["state_dict"], str(path)), payload)
+    made = None if foreign is None else lambda module: imported(module, foreign(), Path(path))
+    file = ModelFile.load(path, made)
+    return Restored(refill(file.policy, file.state_dict, str(path)), file)
 
 
-def imported(module: nn.Module, spec: dict[str, Any], path: Path) -> dict[str, Any]:
+def imported(module: nn.Module, spec: dict[str, Any], path: Path) -> ModelFile:
     """What a checkpoint of ours would hold of a pickled module; PufferLib's CleanRL wrapper is taken off."""
     inner = module.policy if type(module).__module__.endswith("cleanrl") else module
     assert isinstance(inner, nn.Module)
-    weights = inner.state_dict()
     name = parse_model_file(path.name)
-    return {
-        "policy": spec,
-        "shapes": {key: list(tensor.shape) for key, tensor in weights.items()},
-        "state_dict": weights,
-        "format": checkpoints.MODEL,
-        "version": checkpoints.VERSION,
-        "epoch": name.epoch if name else 0,
-        "agent_steps": 0,
-    }
+    epoch = name.epoch if name else 0
+    return ModelFile(policy=spec, state_dict=inner.state_dict(), epoch=epoch, agent_steps=0)
 
 
-def refill(
-    spec: dict[str, Any], shapes: dict[str, Any], state_dict: dict[str, Any], source: str
-) -> nn.Module:
-    """The policy of `spec`, resized to `shapes` where they differ from its own, with the given weights.
+def refill(spec: dict[str, Any], state_dict: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The policy of `spec` with the given weights, resized where their shapes differ from its own.
 
     Raises UserError for weights that do not fit; of those Unfit for NaN, and infinity but in masks.
     """
-    held = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-    odd = next((name for name in shapes if held.get(name) != tuple(shapes[name])), None)
-    if odd is not None:
-        raise UserError(f"{source} says that {odd} has shape {tuple(shapes[odd])}, and holds {held.get(odd)}")
     policy = build(spec)
     checkpoints.check_numbers(source, state_dict, checkpoints.masks_of(policy))
     own = {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
-    wanted = {name: tuple(shape) for name, shape in shapes.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     if own.keys() != wanted.keys():
         odd = sorted(own.keys() ^ wanted.keys())[0]
         raise UserError(

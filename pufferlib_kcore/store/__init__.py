@@ -1,5 +1,6 @@
 """Store: what a run leaves on disk, by name, written whole and read safely."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from pufferlib_kcore.store import metta
@@ -9,33 +10,38 @@ from pufferlib_kcore.store.provenance import provenance
 from pufferlib_kcore.store.runs import CollapseFolder, Run
 
 if TYPE_CHECKING:
-    from pufferlib_kcore.store.checkpoints import load, save
     from pufferlib_kcore.store.fibers import load_fibers, save_fibers
+    from pufferlib_kcore.store.models import EnvFacts, Facts, ModelFile
+    from pufferlib_kcore.store.states import StateFile
 
 __all__ = [
     "CollapseFolder",
+    "EnvFacts",
+    "Facts",
     "MettaFolder",
+    "ModelFile",
     "Run",
+    "StateFile",
     "find_run",
-    "load",
     "load_fibers",
     "metta",
     "newest_run",
     "provenance",
     "runs_below",
-    "save",
     "save_fibers",
 ]
+MODULES = dict(
+    EnvFacts="models",
+    Facts="models",
+    ModelFile="models",
+    StateFile="states",
+    load_fibers="fibers",
+    save_fibers="fibers",
+)
 
 
 def __getattr__(name: str) -> Any:
     """What reads and writes tensors is loaded when first asked for: names and folders need no torch."""
-    if name in ("load", "save"):
-        from pufferlib_kcore.store import checkpoints
-
-        return getattr(checkpoints, name)
-    if name in ("load_fibers", "save_fibers"):
-        from pufferlib_kcore.store import fibers
-
-        return getattr(fibers, name)
+    if name in MODULES:
+        return getattr(importlib.import_module(f"pufferlib_kcore.store.{MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,15 @@
-"""Checkpoints: plain tensors and plain data, written whole, read without running anything in them."""
+"""Checkpoints: plain tensors and plain data, written whole, read without running anything in them.
+
+What the two formats hold, key by key, is said in `models` and `states`.
+"""
 
 import hashlib
 import io
 import pickle
 import warnings
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +87,11 @@ def load(path: str | Path, trust: bool = False, format: str | None = None) -> di
     ):  # of weights only their policy knows which are buffers: see policies.restore
         check_numbers(path, payload["optimizer"])
     return payload
+
+
+def known(noun: type, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """What a payload holds of a dataclass's fields; keys of no field are passed over."""
+    return {f.name: payload[f.name] for f in fields(noun) if f.name in payload}
 
 
 def check_numbers(source: str | Path, numbers: Any, masks: Collection[str] = ()) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pufferlib_kcore.policies.unvalidated import unvalidated
-from pufferlib_kcore.store import checkpoints
+from pufferlib_kcore.store import Facts, ModelFile, StateFile, checkpoints
 from pufferlib_kcore.training import memory, precision
 from pufferlib_kcore.training.clock import Clock
 from pufferlib_kcore.training.parallel import ALONE, Group, join_episodes
@@ -49,7 +49,7 @@ class Trainer:
     run: Any
     train: Any
     seed: int
-    facts: dict[str, Any]
+    facts: Facts
     start: Start = field(default_factory=Start)
     reporters: Iterable[Reporter] = ()
     collapse_epochs: tuple[int, ...] = (50,)
@@ -168,31 +168,23 @@ class Trainer:
         """Write model_<epoch>.pt, and beside it the optimizer, schedule and random numbers."""
         if not self.together.leads:
             return
-        state = {
-            "format": "pufferlib_kcore.state",
-            "version": 1,
-            "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "agent_steps": self.agent_steps,
-            "rng": get_rng(self.generator),
-            "schedule": {"learning_rate": self.optimizer.param_groups[0]["lr"]},
-        }
+        state = StateFile(
+            epoch=self.epoch,
+            agent_steps=self.agent_steps,
+            optimizer=self.optimizer.state_dict(),
+            rng=get_rng(self.generator),
+            schedule={"learning_rate": self.optimizer.param_groups[0]["lr"]},
+        )
         model_path, state_path = self.run.new_files(self.epoch, self.agent_steps, self.seconds)
-        checkpoints.save(state_path, state)
-        weights = {
-            name: tensor.detach().cpu().contiguous() for name, tensor in self.policy.state_dict().items()
-        }
-        model = {
-            **self.facts,
-            "format": "pufferlib_kcore",
-            "version": 1,
-            "shapes": {name: list(tensor.shape) for name, tensor in weights.items()},
-            "state_dict": weights,
-            "epoch": self.epoch,
-            "agent_steps": self.agent_steps,
-            "seed": self.seed,
-        }
-        checkpoints.save(model_path, model)
+        state.save(state_path)
+        model = ModelFile(
+            **vars(self.facts),
+            epoch=self.epoch,
+            agent_steps=self.agent_steps,
+            seed=self.seed,
+            state_dict=self.policy.state_dict(),
+        )
+        model.save(model_path)
         self.run.prune_states(self.train.keep_state, self.collapse_epochs)
 
     def _set_learning_rate(self) -> None:

@@ -9,6 +9,7 @@ from pufferlib_kcore.cli.advice import advice
 from pufferlib_kcore.cli.collapse import nearness
 from pufferlib_kcore.policies import build, spec_from
 from pufferlib_kcore.policies.restore import Restored
+from pufferlib_kcore.store import ModelFile
 
 WORDS = ["--mode", "collapse", "--exp-id", "some-run"]
 
@@ -17,7 +18,8 @@ def restored():
     torch.manual_seed(0)
     box = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
     spec = spec_from(None, "Policy", "Recurrent", {"hidden_size": 32}, {}, box, gymnasium.spaces.Discrete(2))
-    return Restored(build(spec), {"policy": spec})
+    policy = build(spec)
+    return Restored(policy, ModelFile(policy=spec, state_dict=policy.state_dict(), epoch=0, agent_steps=0))
 
 
 def advised(original, *words):

@@ -95,13 +95,13 @@ def test_collapse_and_resume_as_the_guide_says(resumed):
     done = store.CollapseFolder(folder / "experiments/base/collapsed_model_thr_03_000006")
     assert done.model_path.name == "model_000006_collapsed.pt" and done.model_path.is_file()
     fibers = store.load_fibers(done.fibers_path)
-    collapsed = checkpoints.load(done.model_path)
-    assert collapsed["shapes"]["policy.encoder.weight"][0] == fibers["spaces"]["policy.encoder"]["fibers"]
+    collapsed = store.ModelFile.load(done.model_path)
+    assert collapsed.shapes["policy.encoder.weight"][0] == fibers["spaces"]["policy.encoder"]["fibers"]
     nested = done.runs()[-1]
     assert re.fullmatch(r"cartpole-[0-9a-f]{8}", nested.path.name)
     assert [epoch for epoch, _ in nested.checkpoints()][-1] == 8
     assert epochs((nested.path / "log_collapsed.out").read_text()) == [7, 8]
-    assert checkpoints.load(nested.model_path(8))["shapes"] == collapsed["shapes"]
+    assert store.ModelFile.load(nested.model_path(8)).shapes == collapsed.shapes
     assert nested.metrics()[0]["agent_steps"] == 1536 + 256
 
     status, out, err = fresh(folder, "--mode", "report", "--exp-id", "base")

@@ -13,7 +13,6 @@ from pufferlib_kcore import store
 from pufferlib_kcore.cli import fibers
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import build, spec_from
-from pufferlib_kcore.store import checkpoints
 
 BOX = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
 
@@ -26,9 +25,8 @@ def write(run, epoch, twins, rnn=None):
     for name in ("encoder.weight", "encoder.bias"):
         if name in weights:
             weights[name][:twins] = weights[name][:1]
-    shapes = {name: list(tensor.shape) for name, tensor in weights.items()}
-    head = {"format": checkpoints.MODEL, "version": 1, "epoch": epoch, "agent_steps": 0}
-    checkpoints.save(run.model_path(epoch), {**head, "policy": spec, "shapes": shapes, "state_dict": weights})
+    file = store.ModelFile(policy=spec, state_dict=weights, epoch=epoch, agent_steps=0)
+    file.save(run.model_path(epoch))
 
 
 @pytest.fixture

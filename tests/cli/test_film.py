@@ -12,7 +12,7 @@ from pufferlib_kcore.cli import stored
 from pufferlib_kcore.environments import control
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import build
-from pufferlib_kcore.store import checkpoints
+from pufferlib_kcore.store import EnvFacts, ModelFile
 
 cv2 = pytest.importorskip("cv2")
 
@@ -28,20 +28,10 @@ def untrained(tmp_path):
         torch.manual_seed(0)
         spec = stored.spec_of(said, world.single_observation_space, world.single_action_space)
         world.close()
-        weights = dict(build(spec).state_dict())
-        return checkpoints.save(
-            tmp_path / "model_000001.pt",
-            {
-                "format": checkpoints.MODEL,
-                "version": checkpoints.VERSION,
-                "policy": spec,
-                "shapes": {name: list(tensor.shape) for name, tensor in weights.items()},
-                "state_dict": weights,
-                "epoch": 1,
-                "agent_steps": 0,
-                "env": {"name": env, "package": said.base.package, "kwargs": dict(said.env)},
-            },
-        )
+        played = EnvFacts(name=env, package=said.base.package, kwargs=dict(said.env))
+        weights = build(spec).state_dict()
+        file = ModelFile(policy=spec, state_dict=weights, epoch=1, agent_steps=0, env=played)
+        return file.save(tmp_path / "model_000001.pt")
 
     return write
 

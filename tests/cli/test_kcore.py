@@ -19,7 +19,7 @@ from pufferlib_kcore.cli import batch
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.jobs.batch import launch
 from pufferlib_kcore.policies.restore import restore
-from pufferlib_kcore.store import MettaFolder, checkpoints, metta
+from pufferlib_kcore.store import MettaFolder, StateFile, metta
 
 REPO = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -87,8 +87,8 @@ def test_training_leaves_mettas_layout(base):
     assert [name.split("__")[:3] for name in names] == [
         ["t1", f"e{epoch}", f"s{256 * epoch}"] for epoch in (2, 4, 6)
     ]
-    newest = checkpoints.load(run.path / "t1/checkpoints/trainer_state.pt", format=checkpoints.STATE)
-    assert newest["epoch"] == 6 and run.config()["settings"]["train"]["batch_size"] == 256
+    newest = StateFile.load(run.path / "t1/checkpoints/trainer_state.pt")
+    assert newest.epoch == 6 and run.config()["settings"]["train"]["batch_size"] == 256
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +129,13 @@ def test_collapsed_and_ablated_start_from_the_trained_weights_and_moments(gridde
     folder, _ = gridded
     source = run_of(folder, "t1")
     original = restore(source.model_path(4))
-    state = checkpoints.load(source.state_path(4), format=checkpoints.STATE)["optimizer"]
+    state = StateFile.load(source.state_path(4)).optimizer
     thresholds = {"linear": 0.7, "cnn": 0.5, "lstm": 1.0, "critic": 0.8}
     found = graph.collapse(original.policy, original.example_inputs, thresholds)
     names = [name for name, _ in original.policy.named_parameters()]
     wanted = graph.collapse_optimizer(state, found, original.policy, names=names)
     run = run_of(folder, f"t1_epoch_4_base_{THRESHOLDS}")
-    kept = checkpoints.load(run.state_path(4), format=checkpoints.STATE)["optimizer"]
+    kept = StateFile.load(run.state_path(4)).optimizer
     for i, moments in wanted["state"].items():
         assert (kept["state"][i]["exp_avg"] == moments["exp_avg"]).all()
         assert kept["state"][i]["step"] == moments["step"]

@@ -1,5 +1,7 @@
 """A collapse that a run started from stays as it is; what nobody started from is made anew."""
 
+from dataclasses import replace
+
 import pytest
 
 from pufferlib_kcore import cli, store
@@ -74,15 +76,15 @@ def test_what_nobody_started_from_is_made_anew_under_its_plain_name(demo, tmp_pa
     demo(f"{collapse} --collapse.round-to 8")
     (folder,) = store.Run(tmp_path / "base").collapses()
     assert folder.path.name == PLAIN
-    assert checkpoints.load(folder.model_path)["collapse"]["settings"]["round_to"] == 8
+    assert store.ModelFile.load(folder.model_path).collapse["settings"]["round_to"] == 8
 
 
 def test_a_changed_checkpoint_does_not_take_the_place_of_what_a_run_started_from(demo, tmp_path):
     demo(AGAIN)
     made = contents(tmp_path / "base" / PLAIN)
     path = tmp_path / "base/model_000002.pt"
-    payload = checkpoints.load(path)
-    checkpoints.save(path, {**payload, "state_dict": {n: 2 * t for n, t in payload["state_dict"].items()}})
+    file = store.ModelFile.load(path)
+    replace(file, state_dict={name: 2 * tensor for name, tensor in file.state_dict.items()}).save(path)
     out = demo(AGAIN)
     assert "model_000002.pt has changed since" in out and f"{PLAIN}_2" in out
     assert {path: path.read_bytes() for path in made} == made

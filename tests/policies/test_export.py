@@ -10,6 +10,7 @@ from pufferlib_kcore import UserError, graph
 from pufferlib_kcore.policies import build, spec_from
 from pufferlib_kcore.policies.export import to_onnx
 from pufferlib_kcore.policies.restore import Restored
+from pufferlib_kcore.store import ModelFile
 
 pytest.importorskip("onnxscript")
 ort = pytest.importorskip("onnxruntime")
@@ -26,6 +27,10 @@ KINDS = {
 }
 
 
+def restored_of(policy, spec):
+    return Restored(policy, ModelFile(policy=spec, state_dict=policy.state_dict(), epoch=0, agent_steps=0))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_collapsed_policy_goes_out_and_computes_the_same(kind, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(Distribution, "_validate_args", True)  # as in a fresh process: whatever ran before
@@ -33,10 +38,10 @@ def test_a_collapsed_policy_goes_out_and_computes_the_same(kind, tmp_path, capfd
     torch.manual_seed(0)
     package = "atari" if observation is IMAGE else None
     spec = spec_from(package, "Policy", rnn, {"hidden_size": 24}, {}, observation, action)
-    whole = Restored(build(spec), {"policy": spec})
+    whole = restored_of(build(spec), spec)
     found = graph.collapse(whole.policy, whole.example_inputs, 1.02)
     assert found.report.params_after < found.report.params_before
-    restored = Restored(found.policy, {"policy": spec})
+    restored = restored_of(found.policy, spec)
     assert to_onnx(restored, tmp_path / "m.onnx") < 1e-4
     assert capfd.readouterr() == ("", "")
     assert Distribution._validate_args, "an export leaves the process as it was"
@@ -59,7 +64,7 @@ def test_a_policy_whose_outputs_are_no_numbers_is_not_written(number, tmp_path):
         policy.value_head.weight.fill_(number)
         policy.encoder.bias.fill_(1e3)
     with pytest.raises(UserError, match="no finite numbers"):
-        to_onnx(Restored(policy, {"policy": spec}), tmp_path / "m.onnx")
+        to_onnx(restored_of(policy, spec), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -68,12 +73,12 @@ def test_an_output_is_measured_by_its_size(tmp_path):
     policy = build(spec)
     with torch.no_grad():
         policy.value_head.weight.mul_(1e6)
-    assert to_onnx(Restored(policy, {"policy": spec}), tmp_path / "m.onnx") < 1e-5
+    assert to_onnx(restored_of(policy, spec), tmp_path / "m.onnx") < 1e-5
 
 
 def test_without_onnx_one_sentence_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     spec = spec_from(None, "Policy", None, {}, {}, BOX, gymnasium.spaces.Discrete(3))
     with pytest.raises(UserError, match="pip install onnx"):
-        to_onnx(Restored(build(spec), {"policy": spec}), tmp_path / "m.onnx")
+        to_onnx(restored_of(build(spec), spec), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Files that an earlier version wrote (see written/README.md) are read, gone on from, played and collapsed."""
+"""Files that an earlier version wrote (see written/README.md) are read, gone on from, played, collapsed."""
 
 import json
 import shutil

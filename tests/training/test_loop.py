@@ -10,12 +10,12 @@ import torch
 from torch.distributions import Distribution
 from worlds import Countdown, tiny_policy, train_settings
 
-from pufferlib_kcore.store import checkpoints
+from pufferlib_kcore.store import Facts, ModelFile, StateFile, checkpoints
 from pufferlib_kcore.store.runs import Run
 from pufferlib_kcore.training.loop import Start, Trainer, get_rng, set_rng
 from pufferlib_kcore.training.rollout import Diverged
 
-FACTS = {"policy": {"name": "Default"}, "collapse": None}
+FACTS = Facts(policy={"name": "Default"})
 
 
 def make(folder, exp_id="run", start=None, policy=None, vec=None, **changes):
@@ -27,10 +27,10 @@ def make(folder, exp_id="run", start=None, policy=None, vec=None, **changes):
 
 def resume(folder, epoch, exp_id="run", **changes):
     run = Run(folder / exp_id)
-    model, state = checkpoints.load(run.model_path(epoch)), checkpoints.load(run.state_path(epoch))
+    model, state = ModelFile.load(run.model_path(epoch)), StateFile.load(run.state_path(epoch))
     policy = tiny_policy(Countdown([3, 5, 20, 7]), seed=99)
-    policy.load_state_dict(model["state_dict"])
-    start = Start(state["epoch"], state["agent_steps"], state["optimizer"], state["rng"])
+    policy.load_state_dict(model.state_dict)
+    start = Start(state.epoch, state.agent_steps, state.optimizer, state.rng)
     return make(folder, exp_id, start, policy, **changes)
 
 
@@ -98,15 +98,14 @@ def test_moments_follow_their_parameters_layout_in_memory(tmp_path):
 
     train(0)
     path = tmp_path / "model_000001.state.pt"
-    state = {"format": "pufferlib_kcore.state", "version": 1, "epoch": 1, "agent_steps": 1}
     plain = copy.deepcopy(optimizers[0].state_dict())
     for moments in plain["state"].values():
         moments |= {
             name: moment.contiguous() for name, moment in moments.items()
         }  # as a collapse leaves them
-    checkpoints.save(path, {**state, "optimizer": plain})
+    StateFile(optimizer=plain, epoch=1, agent_steps=1).save(path)
     layers[1].load_state_dict(layers[0].state_dict())
-    load_optimizer(optimizers[1], checkpoints.load(path)["optimizer"])
+    load_optimizer(optimizers[1], StateFile.load(path).optimizer)
     train(0), train(1)
     assert torch.allclose(layers[0].weight, layers[1].weight, atol=1e-7)
 
@@ -118,7 +117,7 @@ def test_divergence_keeps_the_last_good_checkpoint(tmp_path):
     with pytest.raises(Diverged):
         trainer.fit()
     assert [epoch for epoch, _ in trainer.run.checkpoints()] == [1, 2]
-    kept = checkpoints.load(trainer.run.model_path(2))["state_dict"]
+    kept = ModelFile.load(trainer.run.model_path(2)).state_dict
     assert all(torch.isfinite(tensor).all() for tensor in kept.values())
 
 
