@@ -44,6 +44,7 @@ from pufferlib_kcore.fibration.partition import number  # noqa: E402
 from pufferlib_kcore.fibration.refinement import Rows, color_spaces  # noqa: E402
 from pufferlib_kcore.graph.network import Network, network_of  # noqa: E402
 from pufferlib_kcore.store import provenance  # noqa: E402
+from pufferlib_kcore.text import aligned  # noqa: E402
 
 with quiet():
     import pufferlib.models
@@ -240,9 +241,11 @@ def main() -> None:
         mine, found = timed(engine, policy, network, args.threshold)
         plain, expected = timed(recipe, policy, args.threshold, args.rounds)
         ours.append(mine), theirs.append(plain), ratios.append(plain / mine)
-    print(f"{'space':18} {'units':>6} {'fibers':>7}  same as the recipe")
-    for name, labels in found.items():
-        print(f"{name:18} {len(labels):6} {labels.max() + 1:7}  {np.array_equal(labels, expected[name])}")
+    rows = [
+        [name, len(labels), int(labels.max()) + 1, np.array_equal(labels, expected[name])]
+        for name, labels in found.items()
+    ]
+    print(aligned([["space", "units", "fibers", "same as the recipe"], *rows], right=[1, 2]))
     per_round = rounds_of_lstm(policy, network, args.threshold)
     print(f"\nrounds of the LSTM that changed something, or showed that none would: {len(per_round)}")
     print(f"seconds a round, {torch.get_num_threads()} threads: {', '.join(f'{t:.3f}' for t in per_round)}")

@@ -23,12 +23,13 @@ from typing import Any
 import beam_rider
 import numpy as np
 from matplotlib.figure import Figure
-from rounds import REPO, Failed, Measured, machine, table, train, train_rival
+from rounds import REPO, Failed, Measured, machine, train, train_rival
 
 from pufferlib_kcore.analysis import Curve
 from pufferlib_kcore.analysis.intervals import improvement, interquartile_mean
 from pufferlib_kcore.environments.cores import available_cores
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.text import markdown
 
 FIRST = "ours, bfloat16"  # whom the others are compared to
 OURS = {  # options, processes of torchrun
@@ -107,7 +108,7 @@ def tables(result: dict[str, Any]) -> list[str]:
                 other = entrant != FIRST
                 row += [str(interquartile_mean(*own)), str(improvement(first, own)) if other else "-"]
             rows.append(row)
-        lines += table([task, "seeds", *(cell for name in MEASURES for cell in (name, "P"))], rows)
+        lines += markdown([task, "seeds", *(cell for name in MEASURES for cell in (name, "P"))], rows)
         lines.append("")
     return [*lines, "![returns over steps](equal_learning.png)", ""]
 

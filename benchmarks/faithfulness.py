@@ -46,6 +46,7 @@ from pufferlib_kcore.graph.nested import tensors_in  # noqa: E402
 from pufferlib_kcore.graph.rebuild import solve_widths  # noqa: E402
 from pufferlib_kcore.policies.restore import Restored, restore  # noqa: E402
 from pufferlib_kcore.store import Run, StateFile, provenance  # noqa: E402
+from pufferlib_kcore.text import markdown  # noqa: E402
 from pufferlib_kcore.training.evaluate import play  # noqa: E402
 from pufferlib_kcore.training.loop import Start  # noqa: E402
 from pufferlib_kcore.training.record import record  # noqa: E402
@@ -374,10 +375,7 @@ def grid(args: argparse.Namespace, name: str, sizes, methods, row_of: Callable[.
 
 def table(rows: list[dict], task: str, key: str) -> list[str]:
     """A Markdown table: a row a method, a column a size."""
-    lines = [
-        f"| {task} | " + " | ".join(f"{size:.0%}" for size in SIZES) + " |",
-        "|---|" + "---|" * len(SIZES),
-    ]
+    found = []
     for method in METHODS:
         cells = []
         for size in SIZES:
@@ -387,8 +385,8 @@ def table(rows: list[dict], task: str, key: str) -> list[str]:
             fewer = "steps" in row and row["steps"] != TASKS[task][1]
             cells.append(f"{cell} (after {row['steps']:,})" if fewer else cell)
         if any(cell != "-" for cell in cells):
-            lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    return lines
+            found.append([method, *cells])
+    return markdown([task, *(f"{size:.0%}" for size in SIZES)], found)
 
 
 def figure(before: list[dict], after: list[dict]) -> Figure:

@@ -153,15 +153,3 @@ def cell(found: dict[str, float] | None, form: str, unit: str = "") -> str:
         return "-"
     low, high = format(found["min"], form), format(found["max"], form)
     return f"{found['median']:{form}}{unit} [{low}, {high}]"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table whose columns line up; all but the first to the right."""
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        rest = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
-        return f"| {' | '.join([row[0].ljust(widths[0]), *rest])} |"
-
-    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
-    return [line(header), rule, *map(line, rows)]

@@ -37,11 +37,12 @@ sys.path.insert(0, str(REPO))
 import rounds  # noqa: E402
 import speed_memory  # noqa: E402
 import speed_smaller  # noqa: E402
-from rounds import LIMIT, SETTINGS, Failed, Measured, cell, in_turn, machine, ratios, spread, table  # noqa: E402
+from rounds import LIMIT, SETTINGS, Failed, Measured, cell, in_turn, machine, ratios, spread  # noqa: E402
 
 from pufferlib_kcore.environments.cores import available_cores  # noqa: E402
 from pufferlib_kcore.errors import UserError  # noqa: E402
 from pufferlib_kcore.settings.arguments import BACKENDS  # noqa: E402
+from pufferlib_kcore.text import markdown  # noqa: E402
 
 OURS = "ours"
 START, PATIENCE = 60, 4  # a trial gets so many seconds, and so many times as long as its fastest sibling
@@ -215,7 +216,7 @@ def trainer_tables(section: dict[str, Any]) -> list[str]:
             ]
             for row in rows.values()
         ]
-        lines += [*table(header, cells), ""]
+        lines += [*markdown(header, cells), ""]
     return lines
 
 

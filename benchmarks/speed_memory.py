@@ -19,7 +19,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from rounds import SETTINGS, Failed, Measured, machine, run, table
+from rounds import SETTINGS, Failed, Measured, machine, run
+
+from pufferlib_kcore.text import markdown
 
 MIB = 2**20
 AIM = 1.3  # times what is needed
@@ -202,7 +204,7 @@ def tables(section: dict[str, Any]) -> list[str]:
     for what in ("training", "training, freed memory given back", "bare"):
         title = "the bare loop, as a process" if what == "bare" else f"{what}: peak"
         rows.append([title, mib(found[what]["peak"]), f"{found[what]['peak'] / whole:.2f}"])
-    lines += [*table(["", "MiB", "over what is needed"], rows), ""]
+    lines += [*markdown(["", "MiB", "over what is needed"], rows), ""]
     workers = found["training"]["workers"]
     compiler = found["imported"]["peak"] - found["imported"]["before_optimizer"]
     strict = found["training"]["peak"] / (whole - compiler)
@@ -220,7 +222,7 @@ def tables(section: dict[str, Any]) -> list[str]:
         if part in back
     ]
     header = ["after", "held, MiB", "peak so far", "held, given back", "peak, given back"]
-    return [*lines, *table(header, rows), ""]
+    return [*lines, *markdown(header, rows), ""]
 
 
 def main() -> None:

@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from rounds import SETTINGS, Failed, Measured, cell, in_turn, machine, ratios, run, spread, table
+from rounds import SETTINGS, Failed, Measured, cell, in_turn, machine, ratios, run, spread
+
+from pufferlib_kcore.text import markdown
 
 SIZES = (1.0, 0.5, 0.2, 0.1)
 BATCHES = (1, 64)
@@ -173,7 +175,7 @@ def tables(section: dict[str, Any]) -> list[str]:
             cells.append(cell(spread(list(row[name]["rounds"].values())), form))
             cells.append(cell(spread(row[name]["times_faster"]), ".2f", " x"))
         rows.append(cells)
-    return [*lines, *table(header, rows), ""]
+    return [*lines, *markdown(header, rows), ""]
 
 
 def figure(section: dict[str, Any]) -> Figure:

@@ -24,6 +24,7 @@ REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
 from pufferlib_kcore.store import MettaFolder, Run  # noqa: E402
+from pufferlib_kcore.text import markdown  # noqa: E402
 
 OUT = REPO / "benchmarks/validation"
 SIZES = "--target-params 0.2 0.1 0.05 --vec serial"
@@ -100,24 +101,25 @@ def summary(task: str, report: Path, commands: list[str]) -> list[str]:
     finals, better = read(report / "finals.csv"), read(report / "improvements.csv")
     kinds = list(dict.fromkeys(row["kind"] for row in finals if row["seeds"] != "0"))
     lines = [f"## {task}", "", *(line for command in commands for line in (f"`{command}`", ""))]
-    lines += [f"| kept | {' | '.join(kinds)} |", "|---|" + "---|" * len(kinds)]
+    table = []
     for setting in dict.fromkeys(row["setting"] for row in finals):
         rows = {row["kind"]: row for row in finals if row["setting"] == setting}
         cells = [
             f"{float(r['iqm']):.4g}{interval(r, '.4g')}, n={r['seeds']}"
             for r in (rows[kind] for kind in kinds)
         ]
-        lines.append(f"| {float(rows['collapsed']['kept']):.1%} | {' | '.join(cells)} |")
+        table.append([f"{float(rows['collapsed']['kept']):.1%}", *cells])
+    lines += markdown(["kept", *kinds], table)
     lines += ["", "Probability that a collapsed run ends higher, with its 95% interval:", ""]
     others = [kind for kind in kinds if kind != "collapsed"]
-    lines += [f"| setting | {' | '.join(others)} |", "|---|" + "---|" * len(others)]
+    table = []
     for setting in dict.fromkeys(row["setting"] for row in better):
         rows = {row["over"]: row for row in better if row["setting"] == setting}
         cells = [
             f"{float(r['probability']):.2f}{interval(r, '.2f')}" for r in (rows[kind] for kind in others)
         ]
-        lines.append(f"| {setting} | {' | '.join(cells)} |")
-    return [*lines, "", f"![returns]({task}/returns.png)", ""]
+        table.append([setting, *cells])
+    return [*lines, *markdown(["setting", *others], table), "", f"![returns]({task}/returns.png)", ""]
 
 
 def show(train_dir: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "pufferlib_kcore"
-GROUND = {"errors": set(), "settings": {"errors"}, "registry": {"errors", "settings"}}
+GROUND = {"errors": set(), "text": set(), "settings": {"errors"}, "registry": {"errors", "settings"}}
 # What each room may import of the others; every one above the ground, the ground too.
 BELOW = {
     **GROUND,

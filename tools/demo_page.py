@@ -20,9 +20,10 @@ import torch  # noqa: E402
 from pufferlib_kcore import store  # noqa: E402
 from pufferlib_kcore.analysis import report  # noqa: E402
 from pufferlib_kcore.analysis.curves import Curve  # noqa: E402
-from pufferlib_kcore.analysis.tables import Table, number  # noqa: E402
+from pufferlib_kcore.analysis.tables import Table  # noqa: E402
 from pufferlib_kcore.policies.restore import restore  # noqa: E402
 from pufferlib_kcore.store import atomic  # noqa: E402
+from pufferlib_kcore.text import readable  # noqa: E402
 from pufferlib_kcore.training.unroll import initial_state, step, unroll  # noqa: E402
 
 DEMO = Path("demo")
@@ -106,9 +107,9 @@ def sentence(params: dict, played: dict, acting: dict, learning: dict) -> str:
     kept, best = params["collapsed"] / params["original"], "500 is the most there is"
     return (
         f"On CartPole, the policy collapsed to {kept:.1%} of its parameters returns "
-        f"{number(played['collapsed'])} without any training since; the original returns "
-        f"{number(played['original'])} ({best}), and as many of its units picked at random "
-        f"{number(played['random ablation'])}. The collapsed policy acts {faster(acting)} and learns "
+        f"{readable(played['collapsed'])} without any training since; the original returns "
+        f"{readable(played['original'])} ({best}), and as many of its units picked at random "
+        f"{readable(played['random ablation'])}. The collapsed policy acts {faster(acting)} and learns "
         f"{faster(learning)} as the original."
     )
 

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from pufferlib_kcore.analysis import figures, report
 from pufferlib_kcore.analysis.fibers import FiberHistory
 from pufferlib_kcore.analysis.sources import Source, source
-from pufferlib_kcore.analysis.tables import Table, number
+from pufferlib_kcore.analysis.tables import Table
 from pufferlib_kcore.store import Run, atomic, load_fibers, provenance
+from pufferlib_kcore.text import readable
 
 NOTES = {
     "Runs": "Final return: mean over the episodes that finished in the last tenth of the epochs. "
@@ -106,9 +107,9 @@ class Comparison:
             parts.append(f"threshold {_thresholds(self.thresholds)}")
         if self.params is not None:
             before, after = self.params
-            parts.append(f"{number(before)} → {number(after)} parameters ({after / max(before, 1):.1%})")
+            parts.append(f"{readable(before)} → {readable(after)} parameters ({after / max(before, 1):.1%})")
         elif self.collapsed is None and self.original.params is not None:
-            parts.append(f"{number(self.original.params)} parameters")
+            parts.append(f"{readable(self.original.params)} parameters")
         return ", ".join(parts)
 
     @cached_property

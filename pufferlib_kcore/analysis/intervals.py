@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pufferlib_kcore.analysis.tables import number
+from pufferlib_kcore.text import readable
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -41,7 +41,9 @@ class Estimate:
         return self.low > other.high or self.high < other.low
 
     def __str__(self) -> str:
-        return number(self.value) + (f" [{number(self.low)}, {number(self.high)}]" if self.bounded else "")
+        return readable(self.value) + (
+            f" [{readable(self.low)}, {readable(self.high)}]" if self.bounded else ""
+        )
 
 
 def iqm(x: np.ndarray, axis: int = -1) -> np.ndarray:

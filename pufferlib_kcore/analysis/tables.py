@@ -3,10 +3,11 @@
 import csv
 import html
 import io
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from pufferlib_kcore.text import aligned, readable
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,9 @@ class Table(list[dict[str, Any]]):
         return Table({name: row.get(name) for name in kept} for row in self)
 
     def __str__(self) -> str:
-        columns = []
-        for name in self.columns:
-            cells = [name, *(number(row.get(name)) for row in self)]
-            width = max(map(len, cells))
-            pad = str.rjust if self._numeric(name) else str.ljust
-            columns.append([pad(cell, width) for cell in cells])
-        return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+        names = self.columns
+        right = [i for i, name in enumerate(names) if self._numeric(name)]
+        return aligned([names, *([row.get(name) for name in names] for row in self)], right)
 
     def _repr_html_(self) -> str:
         names = self.columns
@@ -81,15 +78,4 @@ class Table(list[dict[str, Any]]):
 
 
 def _html(value: Any) -> str:
-    return value._repr_html_() if isinstance(value, Cell) else html.escape(number(value))
-
-
-def number(value: Any) -> str:
-    """A value for people to read: 1,234,567 and 312.5; nothing for None and nan."""
-    if value is None or isinstance(value, float) and math.isnan(value):
-        return ""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    if float(value).is_integer() or abs(value) >= 10_000:
-        return f"{value:,.0f}"
-    return f"{value:,.4g}"
+    return value._repr_html_() if isinstance(value, Cell) else html.escape(readable(value))

@@ -15,7 +15,6 @@ from pufferlib_kcore import store
 from pufferlib_kcore.analysis import batch as pages
 from pufferlib_kcore.analysis.batch_tables import final_table
 from pufferlib_kcore.analysis.groups import Entry, Outcome, grouped
-from pufferlib_kcore.analysis.tables import number
 from pufferlib_kcore.cli.fibers import fibers_over_time
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph.network import network_of
@@ -23,6 +22,7 @@ from pufferlib_kcore.graph.thresholds import sizes_of
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings.sections import KINDS
 from pufferlib_kcore.store import metta
+from pufferlib_kcore.text import readable
 
 if TYPE_CHECKING:
     from pufferlib_kcore.cli.batch import Task
@@ -168,7 +168,7 @@ def table(entries: Sequence[Entry]) -> str:
     for run in runs:
         e = run.entry
         size = "" if not e.params or not e.params_original else f"{e.params / e.params_original:.1%} kept"
-        final = "" if math.isnan(run.final) else f"return {number(run.final)}"
+        final = "" if math.isnan(run.final) else f"return {readable(run.final)}"
         lines.append(f"{e.status:<10} {e.name}  {', '.join(filter(None, [size, final, e.message]))}".rstrip())
     groups = grouped(runs)
     if any(final.bounded for group in groups for final in group.final.values()):

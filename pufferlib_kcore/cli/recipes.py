@@ -16,6 +16,7 @@ from pufferlib_kcore.settings import Train, flag, nearest, resolve
 from pufferlib_kcore.settings.layers import Layer, Schema, read_layer, unknown
 from pufferlib_kcore.settings.sections import SECTIONS
 from pufferlib_kcore.settings.values import fold, read, run_name
+from pufferlib_kcore.text import aligned
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments" / "recipes"
 QUOTES = "'\"‘’‚“”„"  # a guide's word processor curls them
@@ -46,7 +47,7 @@ OVERRIDES = {
 
 
 @dataclass(frozen=True)
-class Command:
+class Translation:
     """A recipe as demo.py is told of it, and what to say beside."""
 
     argv: list[str]
@@ -75,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """What --help says."""
-    listed = [(name, read_recipe(name)) for name in names()]
+    recipes = [(name, read_recipe(name).about) for name in names()]
+    overrides = [(name, _meaning(ours)) for name, ours in OVERRIDES.items() if "." in ours]
+    overrides.append(("policy_architecture.name", "a registered policy, such as fast"))
     lines = [
         "usage: tools/run.py experiments.recipes.NAME.train --args run=RUN [NAME=VALUE ...] "
         "[--overrides NAME=VALUE ...]",
@@ -83,14 +86,13 @@ def usage() -> str:
         "Train in Metta's layout: train_dir/RUN/RUN/checkpoints. A run that is there goes on.",
         "",
         "recipes, files in experiments/recipes:",
-        *(f"  {name:<26} {recipe.about}" for name, recipe in listed),
+        aligned(recipes, indent="  "),
         "",
         "--args:",
-        *(f"  {name:<26} {what}" for name, what in ABOUT.items()),
+        aligned(ABOUT.items(), indent="  "),
         "",
         "--overrides, Metta's names:",
-        *(f"  {name:<44} {_meaning(ours)}" for name, ours in OVERRIDES.items() if "." in ours),
-        f"  {'policy_architecture.name':<44} a registered policy, such as fast",
+        aligned(overrides, indent="  "),
         "or ours, such as train.batch_size, env.frameskip and policy.hidden_size, which "
         "python demo.py --env NAME --help lists",
         "",
@@ -122,7 +124,7 @@ def in_mettas_words(text: str) -> str:
     return re.sub(rf"(--(?:(?:{'|'.join(SECTIONS)})\.[\w-]+|seed|run)\b)(?: (?!=)([\w.-]+))?", named, text)
 
 
-def command_of(words: Sequence[str]) -> Command:
+def command_of(words: Sequence[str]) -> Translation:
     """demo.py's arguments for a command line of Metta's run.py.  Raises UserError.
 
     ["experiments.recipes.pong.train", "--args", "run=one"]
@@ -155,7 +157,7 @@ def command_of(words: Sequence[str]) -> Command:
         notes.append(
             "wandb is not installed, metrics.jsonl holds the metrics; make setup EXTRAS=wandb adds it"
         )
-    return Command(argv, notes)
+    return Translation(argv, notes)
 
 
 def parse(words: Sequence[str]) -> tuple[str, dict[str, str], dict[str, str]]:

@@ -10,7 +10,8 @@ from torch import nn
 
 from pufferlib_kcore.fibration.refinement import reads
 from pufferlib_kcore.graph.network import Outputs, network_of
-from pufferlib_kcore.graph.report import aligned, written_space
+from pufferlib_kcore.graph.report import written_space
+from pufferlib_kcore.text import aligned
 
 
 @dataclass(frozen=True)

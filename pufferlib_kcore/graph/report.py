@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from pufferlib_kcore.graph.network import Network
+from pufferlib_kcore.text import aligned
 
 
 @dataclass(frozen=True)
@@ -69,21 +70,3 @@ def written_space(network: Network, parameter: str) -> str | None:
     """The space that a parameter writes, the first if several."""
     axes = network.table.get(parameter, ())
     return next((s.space for axis in axes for s in axis if s.role == "out" and s.space), None)
-
-
-def aligned(rows: Iterable[Iterable[Any]], right: Collection[int] = ()) -> str:
-    """A table as lines of text, columns two blanks apart; those in `right` are numbers, flush right."""
-    text = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*text, strict=True)]
-    lines = (
-        [
-            cell.rjust(w) if i in right else cell.ljust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in text
-    )
-    return "\n".join("  ".join(line).rstrip() for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
