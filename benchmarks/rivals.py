@@ -37,9 +37,9 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from pufferlib_kcore import settings  # noqa: E402
-from pufferlib_kcore.cli import world as worlds  # noqa: E402
 from pufferlib_kcore.environments import atari  # noqa: E402
 from pufferlib_kcore.environments.wrappers import EpisodeStats  # noqa: E402
+from pufferlib_kcore.jobs import world as worlds  # noqa: E402
 from pufferlib_kcore.policies import build  # noqa: E402
 from pufferlib_kcore.settings import Settings  # noqa: E402
 

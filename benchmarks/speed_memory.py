@@ -57,7 +57,7 @@ def bare(words: list[str]) -> dict[str, Any]:
     import torch
 
     from pufferlib_kcore import environments, settings
-    from pufferlib_kcore.cli import world as worlds
+    from pufferlib_kcore.jobs import world as worlds
     from pufferlib_kcore.policies import build
     from pufferlib_kcore.training import precision
 

@@ -40,8 +40,8 @@ def one(size: float, checkpoint: str | None, update_epochs: int, epochs: int, wo
     from torch import nn
 
     from pufferlib_kcore import settings
-    from pufferlib_kcore.cli import profile
-    from pufferlib_kcore.cli.world import World
+    from pufferlib_kcore.jobs import profiling
+    from pufferlib_kcore.jobs.world import World
     from pufferlib_kcore.policies import build, example_inputs
     from pufferlib_kcore.policies.restore import restore
 
@@ -63,8 +63,8 @@ def one(size: float, checkpoint: str | None, update_epochs: int, epochs: int, wo
         row.update(params=params(policy), kept=params(policy) / params(whole), widths=found.widths)
         return policy
 
-    _, wall, steps, _ = profile.measure(args.settings, args.vec, epochs, make)
-    row["steps_per_second"] = steps / wall
+    request = profiling.ProfileRequest(settings=args.settings, vec=args.vec, epochs=epochs, make=make)
+    row["steps_per_second"] = profiling.profile(request).speed
     return row
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pufferlib_kcore import settings as settings_room
-from pufferlib_kcore.cli import answered, progress
+from pufferlib_kcore.cli import answered
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.jobs import progress
 from pufferlib_kcore.jobs.batch import launch
 from pufferlib_kcore.jobs.batch.launch import Command, Outcome, is_installed
+from pufferlib_kcore.jobs.progress import counted
 from pufferlib_kcore.settings.arguments import TRACKERS, Parser
 from pufferlib_kcore.settings.layers import unknown
 from pufferlib_kcore.settings.sections import KINDS as SPACE_KINDS
@@ -145,7 +147,7 @@ def task_of(
     setting: tuple[float, ...],
     seed: int | None,
 ) -> Task:
-    from pufferlib_kcore.cli import stored  # which takes PufferLib, and seconds
+    from pufferlib_kcore.jobs import stored  # which takes PufferLib, and seconds
 
     name = run_name(
         names.metta_run(names.MettaRun(source.exp_id, epoch, KINDS[kind], setting, seed)), "the run"
@@ -247,7 +249,7 @@ def work(tasks: list[Task], given: argparse.Namespace, logs: Path) -> dict[str, 
         for words, group in groups.items()
     }
     collapsing = launch.run_all(list(first), given.launcher, given.jobs, given.slurm)
-    for done, outcome in progress.counted(collapsing, len(first), f"collapsing: {len(first)} to do"):
+    for done, outcome in counted(collapsing, len(first), f"collapsing: {len(first)} to do", progress.shown):
         report(done, outcome)
         if outcome.status:
             failed |= {task.name: f"its collapse failed: {why(done, outcome)}" for task in first[done]}
@@ -256,7 +258,9 @@ def work(tasks: list[Task], given: argparse.Namespace, logs: Path) -> dict[str, 
         if not task.folder.checkpoints():  # what an earlier run of that name took is none of this one's
             done.log.with_suffix(".json").unlink(missing_ok=True)
     training = launch.run_all(list(commands), given.launcher, given.jobs, given.slurm, remember)
-    for done, outcome in progress.counted(training, len(commands), f"training: {len(commands)} runs to do"):
+    for done, outcome in counted(
+        training, len(commands), f"training: {len(commands)} runs to do", progress.shown
+    ):
         report(done, outcome)
         if outcome.status or not commands[done].is_done():
             failed[done.name] = why(done, outcome)

@@ -15,10 +15,10 @@ from pufferlib_kcore import store
 from pufferlib_kcore.analysis import batch as pages
 from pufferlib_kcore.analysis.batch_tables import final_table
 from pufferlib_kcore.analysis.groups import Entry, Outcome, grouped
-from pufferlib_kcore.cli.fibers import fibers_over_time
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.thresholds import sizes_of
+from pufferlib_kcore.jobs.fibers import fibers_over_time
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings.sections import KINDS
 from pufferlib_kcore.store import metta

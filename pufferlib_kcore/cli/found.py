@@ -22,6 +22,28 @@ def stored_plain(args: Args) -> Mapping[str, Mapping[str, Any]] | None:
     return None if found is None else found.config().get("settings")
 
 
+def source_run(args: Args) -> Run:
+    """The run that --exp-id names, else the newest of the env.  Raises UserError, see `stored.check_run`."""
+    from pufferlib_kcore.jobs import stored  # which takes PufferLib, and seconds
+
+    data_dir = args.settings.train.data_dir
+    if args.layout == "metta":
+        found: Run = store.metta.find(data_dir, args.exp_id or "")
+    elif args.exp_id is not None:
+        found = store.find_run(data_dir, args.exp_id)
+    elif args.settings.base.env_name is None:
+        raise UserError("which run? name it with --exp-id, or its environment with --env")
+    else:
+        found = store.newest_run(data_dir, args.settings.base.env_name)
+    stored.check_run(found, args)
+    return found
+
+
+def played_run(args: Args) -> Run | None:
+    """The run whose newest checkpoint is played; None where --eval-model-path names a file."""
+    return None if args.eval_model_path is not None else source_run(args)
+
+
 def named(args: Args) -> Run | None:
     """The run to go on with, to collapse or to play; None for a new one, and where a file is named."""
     root, env, trains = args.settings.train.data_dir, args.settings.base.env_name, args.mode == "train"

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from pufferlib_kcore import store
-from pufferlib_kcore.cli import collapse as collapse_job
-from pufferlib_kcore.cli import commands, controls, stored
-from pufferlib_kcore.cli import world as worlds
+from pufferlib_kcore.cli.found import source_run
 from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import RunFailed, UserError
+from pufferlib_kcore.jobs import collapsing, commands, controls, progress, stored
+from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import EnvFacts, Facts, StateFile, checkpoints, names, runs
@@ -111,7 +111,7 @@ def resumed(found: runs.Run, args: Args) -> Job:
 
 def after_collapse(args: Args) -> Job:
     """Collapse a run's checkpoint, then train the smaller policy on in a run inside the collapse's folder."""
-    done = collapse_job.collapse_run(args)
+    done = collapsing.collapse_run(args, source_run(args), progress.shown)
     say(done.text)
     return Job(
         stored.stored_settings(done.source, args, done.spec),
@@ -137,7 +137,7 @@ def metta_job(args: Args) -> Job:
         return resumed(found, args)
     if not retrained:
         return Job(args.settings, root, name=name, layout=store.MettaFolder)
-    job = controls.retraining(args)
+    job = controls.retraining(args, source_run(args), progress.shown)
     say(job.text)
     return Job(
         stored.stored_settings(job.source, args, job.spec),
@@ -154,7 +154,7 @@ def metta_job(args: Args) -> Job:
 
 def retraining_name(args: Args) -> str:
     """What a retrained run is called where --run does not say it."""
-    source = collapse_job.source_run(args)
+    source = source_run(args)
     c, epoch = args.settings.collapse, source.nearest(args.settings.collapse.epoch)[0]
     role = names.METTA_ROLE_OF[args.control or "collapsed"]
     setting = tuple(c.thresholds().values()) if args.collapse != "auto" else (c.target_params or 0.0,)

@@ -1,4 +1,4 @@
-"""Worker: how a process starts that works beside others, before it imports anything large."""
+"""Worker: how a process starts, also one that works beside others, before it imports anything large."""
 
 import warnings
 

@@ -17,8 +17,9 @@ import torch
 from commands import demo, fresh, start
 
 from pufferlib_kcore import cli, graph, settings, store
-from pufferlib_kcore.cli import fibers, profile, train
+from pufferlib_kcore.cli import train
 from pufferlib_kcore.graph import distillation
+from pufferlib_kcore.jobs import fibers, profiling
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.store import checkpoints
@@ -319,9 +320,11 @@ def test_profile_trains_the_policy_that_it_is_given():
         made.append({name: weights.clone() for name, weights in made[0].state_dict().items()})
         return made[0]
 
-    _, wall, steps, _ = profile.measure(args.settings, args.vec, 2, make)
+    measured = profiling.profile(
+        profiling.ProfileRequest(settings=args.settings, vec=args.vec, epochs=2, make=make)
+    )
     policy, before = made
-    assert wall > 0 and steps == 2 * args.settings.train.batch_size
+    assert measured.wall > 0 and measured.steps == 2 * args.settings.train.batch_size
     assert all((policy.state_dict()[name] != weights).any() for name, weights in before.items())
 
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from pufferlib_kcore import cli
-from pufferlib_kcore.cli import batch, fibers, train
+from pufferlib_kcore.cli import batch, train
+from pufferlib_kcore.jobs import fibers
 
 SMALL = (
     "--vec serial --env cartpole --train.num-envs 4 --train.batch-size 64 --train.minibatch-size 32 "

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from pufferlib_kcore import cli, environments, settings
-from pufferlib_kcore.cli import stored
 from pufferlib_kcore.environments import control
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.jobs import stored
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.store import EnvFacts, ModelFile
 

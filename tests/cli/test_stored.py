@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pufferlib_kcore import cli, settings, store
-from pufferlib_kcore.cli import stored
 from pufferlib_kcore.cli.train import resumed
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.jobs import stored
 from pufferlib_kcore.store import checkpoints
 
 TRAIN = (

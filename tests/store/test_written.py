@@ -71,6 +71,6 @@ def test_fibers_that_were_counted_are_not_counted_again(demo, monkeypatch):
     def nothing(*args, **kwargs):
         raise AssertionError("a checkpoint is colored again")
 
-    monkeypatch.setattr("pufferlib_kcore.cli.fibers.color", nothing)
+    monkeypatch.setattr("pufferlib_kcore.jobs.fibers.color", nothing)
     said = demo("--mode", "fibers", "--exp-id", "small", "--collapse", "1")
     assert "epoch=2 params=195 params_collapsed=153 policy.encoder=2/4" in said

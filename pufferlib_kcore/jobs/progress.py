@@ -1,4 +1,7 @@
-"""Progress: how far long work is, as a bar where a person watches, else as a plain line now and then."""
+"""Progress: how far long work is. A job tells it; whoever calls the job passes in how that is shown.
+
+`shown`: as a bar where a person watches, else as a plain line now and then. `unwatched`: not at all.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,38 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TypeVar
 
 EVERY = 10.0  # seconds from one plain line to the next
 Item = TypeVar("Item")
+
+
+class Tell(Protocol):
+    """What a job calls as its work goes on."""
+
+    def __call__(self, part: float, note: str = "", line: str = "") -> None:
+        """part: of it that is done, 0 to 1;  note: to be seen now;  line: to stay, where no note is seen"""
+
+
+Watch = Callable[[str], AbstractContextManager[Tell]]  # is told what the work is; within, it goes on
+
+
+@contextmanager
+def unwatched(what: str) -> Iterator[Tell]:
+    """Show nothing of the work that is done within."""
+    yield lambda part, note="", line="": None
+
+
+def counted(items: Iterable[Item], total: int, what: str, watch: Watch) -> Iterator[Item]:
+    """The items, their coming shown as work; nothing is shown of none."""
+    if not total:
+        yield from items
+        return
+    with watch(what) as tell:
+        for done, item in enumerate(items, 1):
+            tell(done / total)
+            yield item
 
 
 class Work:
@@ -19,11 +49,11 @@ class Work:
     def __init__(self, what: str, clock: Callable[[], float] = time.monotonic):
         self.what, self.clock, self.started = what, clock, clock()
         self.part, self.note = 0.0, ""
-        self.tell: Callable[[], None] = lambda: None  # whoever shows it at once
+        self.tell: Callable[[str], None] = lambda line: None  # whoever shows it at once
 
-    def __call__(self, part: float, note: str = "") -> None:
+    def __call__(self, part: float, note: str = "", line: str = "") -> None:
         self.part, self.note = part, note
-        self.tell()
+        self.tell(line)
 
     def __str__(self) -> str:
         """`recording: 40%, 12 s, about 18 s left`; without a part only the time."""
@@ -51,17 +81,6 @@ def shown(what: str) -> Iterator[Work]:
         yield work
 
 
-def counted(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """The items, their coming shown as work; nothing is shown of none."""
-    if not total:
-        yield from items
-        return
-    with shown(what) as work:
-        for done, item in enumerate(items, 1):
-            work(done / total)
-            yield item
-
-
 @contextmanager
 def _lines(work: Work) -> Iterator[None]:
     ended = threading.Event()
@@ -70,6 +89,12 @@ def _lines(work: Work) -> Iterator[None]:
         while not ended.wait(EVERY):
             print(work, flush=True)
 
+    def put(line: str) -> None:
+        if line:
+            work.note = ""  # which the line says
+            print(line, flush=True)
+
+    work.tell = put
     print(f"{work.what} ...", flush=True)
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
@@ -93,5 +118,5 @@ def _bar(work: Work) -> Iterator[None]:
         what, BarColumn(), percent, TimeRemainingColumn(), note, console=console, redirect_stdout=above
     ) as bar:
         task = bar.add_task(work.what, total=1.0, note="")
-        work.tell = lambda: bar.update(task, completed=work.part, note=work.note)
+        work.tell = lambda line: bar.update(task, completed=work.part, note=work.note)
         yield

@@ -7,34 +7,34 @@ from typing import Any
 import torch
 
 from pufferlib_kcore import graph
-from pufferlib_kcore.cli import collapse as collapse_job
-from pufferlib_kcore.cli import stored
-from pufferlib_kcore.cli import world as worlds
-from pufferlib_kcore.cli.collapse import Collapsed, Ready
 from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.rebuild import solve_widths
+from pufferlib_kcore.jobs import collapsing, stored
+from pufferlib_kcore.jobs import world as worlds
+from pufferlib_kcore.jobs.collapsing import Collapsed, Ready
+from pufferlib_kcore.jobs.progress import Watch, unwatched
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.settings import Args
+from pufferlib_kcore.store import Run
 
 
-def retraining(args: Args) -> Ready:
+def retraining(args: Args, source: Run, watch: Watch = unwatched) -> Ready:
     """The collapsed policy, or the control that --control names, both ready to train on."""
     if args.control == "original":
-        return untouched(args)
-    done = collapse_job.stored_or_made(args)
+        return untouched(args, source)
+    done = collapsing.stored_or_made(args, source, watch)
     return done if args.control is None else same_widths(args, done, args.control)
 
 
-def untouched(args: Args) -> Ready:
+def untouched(args: Args, source: Run) -> Ready:
     """The checkpoint as it is."""
-    source = collapse_job.source_run(args)
     epoch, path = source.nearest(args.settings.collapse.epoch)
     restored = worlds.restored(path, args, source)
     params = sum(p.numel() for p in restored.policy.parameters())
     size = {"params_before": params, "params_after": params}
     provenance = {"source": str(path), "epoch": epoch, "thresholds": None, "tag": "original", **size}
-    optimizer, note = collapse_job.stored_optimizer(source, epoch)
+    optimizer, note = collapsing.stored_optimizer(source, epoch)
     return Ready(
         source=source,
         epoch=epoch,
@@ -64,7 +64,7 @@ def same_widths(args: Args, done: Collapsed, kind: str) -> Ready:
     optimizer: dict[str, Any] | None = None
     if kind == "ablated":
         result = graph.ablate(original.policy, inputs, widths, generator=generator)
-        optimizer, note = collapse_job.carried_optimizer(done.source, done.epoch, original, result)
+        optimizer, note = collapsing.carried_optimizer(done.source, done.epoch, original, result)
     else:
         torch.manual_seed(seed)
         result = graph.reinitialize(build(original.spec), inputs, widths, generator=generator)

@@ -1,6 +1,7 @@
 """Progress: what is said of long work, and to whom."""
 
-from pufferlib_kcore.cli import progress
+from pufferlib_kcore.jobs import progress
+from pufferlib_kcore.jobs.progress import counted
 
 
 def test_work_says_its_part_its_time_and_what_is_left():
@@ -19,7 +20,7 @@ def test_redirected_work_is_told_in_plain_lines_from_the_start_on(capsys, monkey
         while "50%" not in said:
             said += capsys.readouterr().out
     assert said.startswith("searching ...\nsearching: ") and "\r" not in said and "\x1b" not in said
-    assert list(progress.counted([1, 2, 3], 3, "three")) == [1, 2, 3]
+    assert list(counted([1, 2, 3], 3, "three", progress.shown)) == [1, 2, 3]
     out, err = capsys.readouterr()
     assert "three ...\n" in out and err == ""
 

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.environments import vector
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Settings
 from pufferlib_kcore.training.evaluate import Played, play

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pufferlib_kcore import store
-from pufferlib_kcore.cli import fibers
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.jobs import fibers
 from pufferlib_kcore.policies import build, spec_from
 
 BOX = gymnasium.spaces.Box(-1, 1, (4,), np.float32)

@@ -8,9 +8,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pufferlib_kcore.cli import stored
-from pufferlib_kcore.cli import world as worlds
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.jobs import stored
+from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import MettaFolder, ModelFile, Run, checkpoints
 from pufferlib_kcore.store.runs import CollapseFolder

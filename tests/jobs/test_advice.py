@@ -5,8 +5,8 @@ import numpy as np
 import torch
 
 from pufferlib_kcore import graph, settings
-from pufferlib_kcore.cli.advice import advice
-from pufferlib_kcore.cli.collapse import nearness
+from pufferlib_kcore.jobs.advice import advice
+from pufferlib_kcore.jobs.collapsing import nearness
 from pufferlib_kcore.policies import build, spec_from
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.store import ModelFile

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from pufferlib_kcore import environments
-from pufferlib_kcore.cli.stored import check_origin, spec_of, trained_on
 from pufferlib_kcore.environments import cores, ray_cluster, vector
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph.copying import copy_of
+from pufferlib_kcore.jobs.stored import check_origin, spec_of, trained_on
 from pufferlib_kcore.policies import space_to_plain
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings import Args, Settings

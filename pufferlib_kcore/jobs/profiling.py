@@ -1,0 +1,94 @@
+"""Profiling: train for a short while in a scratch folder; where the time goes, in parts that add up."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pufferlib_kcore.jobs import world as worlds
+from pufferlib_kcore.policies import build
+from pufferlib_kcore.settings import Settings
+from pufferlib_kcore.store import Facts, runs
+from pufferlib_kcore.training.loop import Trainer
+
+EPOCHS = 3  # measured, after one that warms up
+
+MEANING = {
+    "env": "waiting for environments",
+    "eval_forward": "policy on observations, actions drawn",
+    "eval_misc": "copies into the rollout",
+    "train_misc": "advantages, minibatches gathered",
+    "train_forward": "policy and loss on minibatches",
+    "learn": "backward pass and optimizer",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRequest:
+    """What to train for a short while."""
+
+    settings: Settings
+    vec: str  # where environments run
+    epochs: int = EPOCHS
+    make: Callable[[worlds.World], nn.Module] | None = None  # the policy; None: a fresh one, by the settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Where the time went."""
+
+    seconds: dict[str, float]  # by part, those of MEANING
+    wall: float  # seconds of all parts and the rest
+    steps: int
+    header: str  # how the cores were shared
+
+    @property
+    def speed(self) -> float:
+        """Steps a second."""
+        return self.steps / self.wall
+
+    def __str__(self) -> str:
+        """Each part's seconds, share and microseconds a step; the rest is named: the parts add up."""
+        rows = [(name, self.seconds.get(name, 0.0), what) for name, what in MEANING.items()]
+        wall = self.wall
+        rows.append(("other", wall - sum(s for _, s, _ in rows), "everything else"))
+        rows.append(("total", wall, f"{self.speed:,.0f} steps/s"))
+        lines = [self.header, f"{'part':<14}{'seconds':>9}{'share':>8}{'us/step':>9}  what"]
+        for name, s, what in rows:
+            lines.append(f"{name:<14}{s:>9.2f}{100 * s / wall:>7.1f}%{1e6 * s / self.steps:>9.0f}  {what}")
+        return "\n".join(lines)
+
+
+def profile(request: ProfileRequest) -> Profile:
+    """Train so many epochs after one that warms up.  Raises UserError where there is no such environment."""
+    settings, make = request.settings, request.make
+    world = worlds.open_world(settings, request.vec)
+    try:
+        torch.manual_seed(settings.train.seed)
+        policy = make(world) if make else build(world.spec(settings))
+        policy = policy.to(worlds.device(settings.train.device))
+        with tempfile.TemporaryDirectory() as folder:
+            run = runs.Run.create(folder, "profile")
+            threads = worlds.threads(settings, world, policy)
+            t, facts = settings.train, Facts(policy=world.spec(settings))
+            trainer = Trainer(policy, world.vec, run, t, t.seed, facts, threads=threads)
+            world.vec.reset(t.seed)
+            trainer.update(trainer.rollout()[0])
+            trainer.clock.seconds.clear()
+            start = time.perf_counter()
+            for _ in range(request.epochs):
+                trainer.update(trainer.rollout()[0])
+            wall = time.perf_counter() - start
+    finally:
+        world.vec.close()
+    return Profile(
+        seconds=dict(trainer.clock.seconds),
+        wall=wall,
+        steps=request.epochs * settings.train.batch_size,
+        header=f"{world.plan.text}\nvec={request.vec} threads={threads} precision={trainer.precision}",
+    )
