@@ -15,13 +15,14 @@ GROUND = {"errors": set(), "text": set(), "settings": {"errors"}, "registry": {"
 # What each room may import of the others; every one above the ground, the ground too.
 BELOW = {
     **GROUND,
+    "distributions": set(),
     "fibration": set(),
-    "graph": {"fibration"},
+    "graph": {"fibration", "distributions"},
     "store": {"graph", "fibration"},
     "environments": {"store", "graph", "fibration"},
-    "policies": {"store", "graph", "fibration", "environments"},
-    "training": {"store", "graph", "fibration", "environments", "policies"},
-    "analysis": {"store", "graph", "fibration"},
+    "policies": {"store", "graph", "fibration", "environments", "distributions"},
+    "training": {"store", "graph", "fibration", "environments", "policies", "distributions"},
+    "analysis": {"store", "graph", "fibration", "distributions"},
 }
 BELOW["jobs"] = set(BELOW)
 BELOW["cli"] = set(BELOW)

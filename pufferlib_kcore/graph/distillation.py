@@ -13,7 +13,7 @@ from pufferlib_kcore.fibration.finite import finite, finite_policy
 from pufferlib_kcore.graph.calibration import Inputs, smaller_inputs
 from pufferlib_kcore.graph.collapsing import Collapse
 from pufferlib_kcore.graph.copying import copy_of
-from pufferlib_kcore.graph.faithfulness import Answers, divergence, kl_of, variance_of
+from pufferlib_kcore.graph.faithfulness import Answers, divergence, variance_of
 from pufferlib_kcore.graph.nested import arguments
 from pufferlib_kcore.graph.network import Outputs
 
@@ -69,11 +69,11 @@ def distill(
                 best, kept = kl, copy_of(smaller)
         target, x = theirs[done % len(inputs)], ours[done % len(inputs)]
         answers = Answers(smaller, [x], **places, states=states)
-        loss = sum(kl_of(a, b).mean() for a, b in zip(target.actions, answers.actions, strict=True))
+        loss = target.actions.kl(answers.actions).mean()
         if target.has_values:
             loss = loss + (answers.values - target.values).square().mean() / variance / 2
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[union-attr]
+        loss.backward()
         for name, parameter in smaller.named_parameters():
             finite(parameter.grad, f"the gradient of {name} in step {done} of distillation")
         nn.utils.clip_grad_norm_(smaller.parameters(), MAX_NORM)

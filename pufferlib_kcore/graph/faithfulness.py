@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Normal, kl_divergence
 
+from pufferlib_kcore import distributions
+from pufferlib_kcore.distributions import ActionDistribution
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.finite import finite, finite_policy
 from pufferlib_kcore.fibration.quotient import Fibers
@@ -18,8 +19,6 @@ from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import arguments, tensors_in
 from pufferlib_kcore.graph.network import Network, Outputs, at_path, value_of
 from pufferlib_kcore.graph.running import aside
-
-Actions = Categorical | Normal
 
 
 @dataclass(frozen=True)
@@ -61,14 +60,14 @@ def divergence(
     places = method, value, actions, outputs, network.state_outputs
     theirs = Answers(policy, inputs, *places)
     ours = Answers(smaller, cut, *places, "the collapsed policy")
-    kl = sum(kl_of(a, b).mean() for a, b in zip(theirs.actions, ours.actions, strict=True))
-    look = sum(kl_of(a, _mean(a)).mean() for a in theirs.actions)
+    kl = theirs.actions.kl(ours.actions).mean()
+    look = theirs.actions.kl(theirs.actions.mean()).mean()
     error = (theirs.values - ours.values).square().mean() / variance_of(theirs.values)
     return Divergence(float(kl), float(error), float(look))
 
 
 class Answers:
-    """What a policy answers: its actions, one distribution over states for each, and its values (states,)."""
+    """What a policy answers: the distributions of its actions, and its values (states,), in float64."""
 
     def __init__(
         self,
@@ -93,7 +92,7 @@ class Answers:
         values = [v.double().flatten() for a in answers for v in tensors_in(value_of(a, value, states))]
         self.has_values = bool(values)
         self.values = torch.cat(values) if values else torch.full((2,), torch.nan)
-        self.actions = [_joined(part) for part in zip(*map(_parts, found), strict=True)]
+        self.actions = distributions.cat([_actions(one) for one in found])
 
 
 def variance_of(values: Tensor) -> Tensor:
@@ -102,38 +101,8 @@ def variance_of(values: Tensor) -> Tensor:
     return torch.maximum(values.var(correction=min(1, len(values) - 1)), least)
 
 
-def _parts(actions: Any) -> list[Distribution]:
-    if isinstance(actions, Distribution):
-        return [actions]
-    if isinstance(actions, Tensor) and actions.is_floating_point() and actions.ndim > 1:
-        return [Categorical(logits=actions.double())]
-    if isinstance(actions, (list, tuple)) and actions:
-        return [part for item in actions for part in _parts(item)]
-    raise UserError(
-        "the policy's actions are neither logits nor distributions: name their place, actions=..."
-    )
-
-
-def _joined(parts: tuple[Distribution, ...]) -> Actions:
-    """One distribution over the states of all."""
-    logits = [p.logits.flatten(0, -2) for p in parts if isinstance(p, Categorical)]
-    normal = [(p.loc.double(), p.scale.double()) for p in parts if isinstance(p, Normal)]
-    if len(logits) == len(parts):
-        return Categorical(logits=torch.cat(logits))
-    if len(normal) == len(parts):
-        loc, scale = (torch.cat([x.flatten(0, -2) for x in xs]) for xs in zip(*normal, strict=True))
-        return Normal(loc, scale)
-    raise UserError(f"cannot compare actions of {type(parts[0]).__name__}: expected Categorical or Normal")
-
-
-def kl_of(a: Actions, b: Actions) -> Tensor:
-    """(states,), over all action dimensions."""
-    return kl_divergence(a, b).flatten(1).sum(1) if isinstance(a, Normal) else kl_divergence(a, b)
-
-
-def _mean(actions: Actions) -> Actions:
-    """One distribution for all states: the mean of the probabilities; of normals, of mean and variance."""
-    if isinstance(actions, Normal):
-        spread = actions.scale.square().mean(0) + actions.loc.var(0, correction=0)
-        return Normal(actions.loc.mean(0).expand_as(actions.loc), spread.sqrt().expand_as(actions.loc))
-    return Categorical(probs=actions.probs.mean(0).expand_as(actions.probs))
+def _actions(found: Any) -> ActionDistribution:
+    try:
+        return distributions.of(found, torch.float64)
+    except UserError as error:
+        raise UserError(f"{error}; name their place in what it returns: actions=...") from None

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
+from pufferlib_kcore import distributions
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.policies.unvalidated import unvalidated
@@ -34,7 +34,7 @@ class Step(nn.Module):
 
     def forward(self, obs: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         actions, value, *after = self.policy(obs, state) if self.recurrent else self.policy(obs)
-        return (*_tensors(actions), value, *(after[0] if self.recurrent else ()))
+        return (*distributions.of(actions).named().values(), value, *(after[0] if self.recurrent else ()))
 
 
 def to_onnx(restored: Restored, path: str | Path) -> float:
@@ -56,7 +56,7 @@ def to_onnx(restored: Restored, path: str | Path) -> float:
     inputs = ["obs", "h_in", "c_in"][: len(example)]
     with torch.no_grad():
         actions = restored.policy(*restored.examples(batch=3))[0]
-    outputs = [*_names(actions), "value", *["h_out", "c_out"][: len(example) - 1]]
+    outputs = [*distributions.of(actions).named(), "value", *["h_out", "c_out"][: len(example) - 1]]
     batch = torch.export.Dim("batch", min=1)
     shapes: tuple = ({0: batch}, tuple({1: batch} for _ in example[1:]))[: len(example)]
     with tempfile.TemporaryDirectory() as folder, _quiet(), unvalidated():
@@ -104,18 +104,6 @@ def _difference(session: Any, inputs: list[str], step: Step, restored: Restored,
 
 def _flat(inputs: tuple) -> tuple[Tensor, ...]:
     return (inputs[0], *inputs[1]) if len(inputs) > 1 else inputs
-
-
-def _tensors(actions: Any) -> tuple[Tensor, ...]:
-    if isinstance(actions, Distribution):
-        return actions.loc, actions.scale  # type: ignore[attr-defined]
-    return tuple(actions) if isinstance(actions, (list, tuple)) else (actions,)
-
-
-def _names(actions: Any) -> list[str]:
-    if isinstance(actions, Distribution):
-        return ["mean", "std"]
-    return [f"logits_{i}" for i in range(len(actions))] if isinstance(actions, (list, tuple)) else ["logits"]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pufferlib_kcore.training import actions as act
+from pufferlib_kcore import distributions
 from pufferlib_kcore.training.unroll import initial_state, reset, step
 
 
@@ -61,7 +61,7 @@ def play(
         if state is not None:
             state = reset(state, starts.to(device))
         output, _, state = step(policy, torch.as_tensor(got.obs).to(device), state)
-        actions = act.mode(output) if greedy else act.sample(output, generator)[0]
+        actions = distributions.of(output).mode() if greedy else distributions.of(output).sample(generator)
         starts = ended.clone()
         vec.send(0, actions.cpu().numpy())
         steps += 1

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pufferlib_kcore.training import actions as act
+from pufferlib_kcore import distributions
 from pufferlib_kcore.training.advantage import advantages
 from pufferlib_kcore.training.clock import Clock
 from pufferlib_kcore.training.unroll import initial_state, reset, step
@@ -97,7 +97,7 @@ class Collector:
             segments = (L, N, S, H)
         self.data = Experience(
             obs=torch.zeros(N, T, *space.shape, dtype=sample.dtype),
-            actions=act.empty_actions(vec.single_action_space, N, T),
+            actions=_empty_actions(vec.single_action_space, N, T),
             log_probs=torch.zeros(N, T),
             rewards=torch.zeros(N, T + 1),
             terminals=torch.zeros(N, T + 1, dtype=torch.bool),
@@ -138,7 +138,9 @@ class Collector:
                     data.values[rows, t] = value.cpu()
                     if t == self.T:
                         continue  # bootstrap: the observation stays held, the state stays before it
-                    actions, log_probs = act.sample(output, self.generator)
+                    actor = distributions.of(output).to(self.generator.device)
+                    actions = actor.sample(self.generator)
+                    log_probs = actor.log_prob(actions)
                 with self.clock("eval_misc"):
                     actions = actions.cpu()
                     data.obs[rows, t] = obs
@@ -171,3 +173,10 @@ class Collector:
         episodes.add(got.infos)
         obs = self.held[g] = torch.as_tensor(got.obs)
         return obs
+
+
+def _empty_actions(action_space, *lead: int) -> Tensor:
+    """A buffer (*lead, *action shape) with the dtype that the policy's actions have."""
+    shape = tuple(action_space.shape or ())
+    is_float = np.issubdtype(action_space.dtype, np.floating)
+    return torch.zeros(*lead, *shape, dtype=torch.float32 if is_float else torch.int64)

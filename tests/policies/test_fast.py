@@ -6,10 +6,9 @@ import torch
 from gymnasium import spaces
 from planted import assert_same, assert_same_policy, lifted, play, random_
 
-from pufferlib_kcore import graph, policies, settings
+from pufferlib_kcore import distributions, graph, policies, settings
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.restore import refill
-from pufferlib_kcore.training import actions
 
 GRID = spaces.Box(0, 255, (3, 11, 11), np.uint8)
 SCREEN = spaces.Box(0, 255, (1, 105, 80), np.uint8)
@@ -39,8 +38,9 @@ def test_outputs_can_be_sampled_and_scored(action, rnn):
     output, value, *_ = policies.build(spec)(*policies.example_inputs(spec))
     shapes = [x.shape for x in output] if action is MULTI else output.shape
     assert shapes == ([(3, 2), (3, 3)] if action is MULTI else (3, 6)) and value.shape == (3, 1)
-    chosen, score = actions.sample(output)
-    assert all(action.contains(a) for a in chosen.numpy()) and score.shape == (3,)
+    found = distributions.of(output)
+    chosen = found.sample()
+    assert all(action.contains(a) for a in chosen.numpy()) and found.log_prob(chosen).shape == (3,)
 
 
 @pytest.mark.parametrize(

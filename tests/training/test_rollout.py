@@ -6,7 +6,7 @@ import pytest
 import torch
 from worlds import Clock, Countdown, tiny_policy
 
-from pufferlib_kcore.training import actions as act
+from pufferlib_kcore import distributions
 from pufferlib_kcore.training.rollout import Collector, Interrupted
 from pufferlib_kcore.training.unroll import unroll
 
@@ -58,7 +58,7 @@ def test_recorded_log_probs_and_values_equal_an_unroll_from_the_recorded_states(
     state = (data.state_h.flatten(1, 2), data.state_c.flatten(1, 2))
     with torch.no_grad():
         logits, values = unroll(policy, obs, state, starts)
-    log_probs, _ = act.score(logits, data.actions.flatten())
+    log_probs = distributions.of(logits).log_prob(data.actions.flatten())
     assert torch.allclose(log_probs.view(N, -1), data.log_probs, atol=1e-5)
     assert torch.allclose(values.view(N, -1), data.values[:, :-1], atol=1e-5)
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pufferlib_kcore.training import actions as act
+from pufferlib_kcore import distributions
 from pufferlib_kcore.training.clock import Clock
 from pufferlib_kcore.training.parallel import ALONE, Group
 from pufferlib_kcore.training.rollout import Diverged, Experience
@@ -197,7 +197,8 @@ class Learner:
         with self.clock("train_forward"):
             with self.autocast():
                 output, value = unroll(self.policy, batch["obs"], state, batch["starts"])
-            log_prob, entropy = act.score(output, batch["actions"].flatten(0, 1))
+            actor = distributions.of(output)
+            log_prob, entropy = actor.log_prob(batch["actions"].flatten(0, 1)), actor.entropy()
             loss, terms = self.objective.loss(
                 log_prob[keep],
                 entropy[keep],
