@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=["pufferlib_kcore", "pufferlib_kcore.*"]),
-    package_data={"pufferlib_kcore": ["py.typed"]},
+    package_data={"pufferlib_kcore": ["py.typed", "analysis/templates/*.html"]},
     install_requires=[
         "torch>=2.5,<=2.13.0",
         "pufferlib==2.0.2",
@@ -18,6 +18,7 @@ setup(
         "scipy>=1.9",
         "scikit-learn>=1.2",
         "matplotlib>=3.7",
+        "jinja2>=3.1",
         "rich>=13",
         "rich-argparse>=1.4",
         "threadpoolctl>=3",

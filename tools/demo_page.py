@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ from pufferlib_kcore.text import readable  # noqa: E402
 from pufferlib_kcore.training.unroll import initial_state, step, unroll  # noqa: E402
 
 DEMO = Path("demo")
-KINDS = {"original": "original", "base": "collapsed", "ablationsrandom": "random ablation"}
+RUNS = {"original": "original", "base": "collapsed", "ablationsrandom": "random ablation"}
 ROUNDS = 60  # of each measurement, the policies by turns
 ENVS, BATCH, HORIZON = 16, 512, 16  # acting in so many environments; learning from so many steps
 
@@ -35,11 +34,11 @@ ENVS, BATCH, HORIZON = 16, 512, 16  # acting in so many environments; learning f
 def main(beam_rider: Path) -> None:
     first = "*/checkpoints/*__e20__*__sc0.pt"  # what each run started from
     files = {
-        name: next(DEMO.glob(f"train_dir/cartpole_epoch_20_{kind}*/{first}")) for kind, name in KINDS.items()
+        name: next(DEMO.glob(f"train_dir/cartpole_epoch_20_{kind}*/{first}")) for kind, name in RUNS.items()
     }
     policies = {name: restore(file).policy for name, file in files.items()}
     params = {name: sum(p.numel() for p in policy.parameters()) for name, policy in policies.items()}
-    played = {name: returned(DEMO / f"played_{kind}.txt") for kind, name in KINDS.items()}
+    played = {name: returned(DEMO / f"played_{kind}.txt") for kind, name in RUNS.items()}
     runs = {name: store.MettaFolder(file.parents[2]) for name, file in files.items()}
     later = {name: Curve.from_records(run.metrics()).final() for name, run in runs.items()}
     acting, learning = timed(policies)
@@ -117,26 +116,17 @@ def sentence(params: dict, played: dict, acting: dict, learning: dict) -> str:
 def page(told: str, table: Table, beam_rider: Path) -> str:
     """Both parts, the full reports one click away."""
     batch = DEMO / "train_dir/cartpole_kcore/report"
-    pictures = [batch / "returns.png"] if (batch / "returns.png").exists() else []
-    title = "A policy at 5% of its size, and the guide's three steps"
-    parts = [
-        f"<h1>{title}</h1>",
-        f'<p class="told">{html.escape(told)}</p>',
-        f'<div class="scroll">{table._repr_html_()}</div>',
-        "<p>Return: mean of 32 whole episodes, played before any of them was trained on. The random ablation "
-        "has the collapsed policy's widths, and units of the original as they are.</p>",
-        "<h2>Trained on, all three with the schedule going on</h2>",
-        *(report.image(path.read_bytes(), "returns over steps") for path in pictures),
-        f'<p><a href="{batch.relative_to(DEMO)}/index.html">The full report of these runs</a></p>',
-        "<h2>The guide's three steps on BeamRider</h2>",
-        "<p>Train, collapse and resume, compare: the steps of the guide, cut short. After so few steps no "
-        "policy plays BeamRider well: the picture shows what a report looks like, and no more.</p>",
-        report.image((beam_rider / "report.png").read_bytes(), "BeamRider before and after"),
-        f'<p><a href="../{beam_rider}/report.html">The full report</a>, '
-        '<a href="guide.ipynb">the notebook, run on these runs</a></p>',
-    ]
-    style = "p.told { color: inherit; font-size: 1.1rem; }"
-    return report.document(title, "\n".join(parts), style)
+    returns = batch / "returns.png"
+    return report.render(
+        ROOT / "tools/demo_page.html",
+        title="A policy at 5% of its size, and the guide's three steps",
+        told=told,
+        table=table,
+        returns=returns.read_bytes() if returns.exists() else None,
+        full=f"{batch.relative_to(DEMO)}/index.html",
+        beam_rider=(beam_rider / "report.png").read_bytes(),
+        beam_rider_full=f"../{beam_rider}/report.html",
+    )
 
 
 if __name__ == "__main__":

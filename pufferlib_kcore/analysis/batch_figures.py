@@ -15,10 +15,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from pufferlib_kcore.analysis import figures, intervals
 from pufferlib_kcore.analysis.curves import Curve
 from pufferlib_kcore.analysis.fibers import FiberHistory
-from pufferlib_kcore.analysis.groups import KINDS, Group, Outcome, told
+from pufferlib_kcore.analysis.figures import PALETTE
+from pufferlib_kcore.analysis.groups import RUN_KINDS, Group, Result, told
 from pufferlib_kcore.analysis.intervals import Estimate
 
-COLORS = figures.COLORS
 LINES: dict[str, Any] = {
     "original": "-",
     "collapsed": "-",
@@ -80,7 +80,7 @@ def _png(figure: Figure) -> bytes:
 
 def returns(groups: Sequence[Group]) -> list[Panel]:
     """A panel a group: interquartile mean over the seeds of each kind, with its 95% band."""
-    drawn = [(group, {kind: common(_curves(group, kind)) for kind in KINDS}) for group in groups]
+    drawn = [(group, {kind: common(_curves(group, kind)) for kind in RUN_KINDS}) for group in groups]
     spans: dict[str, list[float]] = {}  # one scale for an experiment's panels
     for group, kinds in drawn:
         for steps, *lines in kinds.values():
@@ -93,10 +93,10 @@ def returns(groups: Sequence[Group]) -> list[Panel]:
             for kind, (steps, middle, low, high) in kinds.items():
                 if len(steps):
                     width = 2.2 if kind == "collapsed" else 1.6
-                    style: dict[str, Any] = {"color": COLORS[kind], "linestyle": LINES[kind]}
+                    style: dict[str, Any] = {"color": PALETTE[kind], "linestyle": LINES[kind]}
                     style["marker"] = "o" if len(steps) == 1 else ""
                     axis.plot(steps, middle, label=kind, linewidth=width, **style)
-                    axis.fill_between(steps, low, high, color=COLORS[kind], alpha=0.18, linewidth=0)
+                    axis.fill_between(steps, low, high, color=PALETTE[kind], alpha=0.18, linewidth=0)
             if spans.get(group.exp):
                 lowest, highest = min(spans[group.exp]), max(spans[group.exp])
                 margin = 0.05 * (highest - lowest) or 1.0
@@ -107,7 +107,7 @@ def returns(groups: Sequence[Group]) -> list[Panel]:
             axis.xaxis.set_major_locator(MaxNLocator(5))
             axis.set(xlabel="agent steps", ylabel="episode return")
 
-        seeds = {kind: len(_curves(group, kind)) for kind in KINDS}
+        seeds = {kind: len(_curves(group, kind)) for kind in RUN_KINDS}
         counts = sorted(set(filter(None, seeds.values())))
         many = (
             f" ({' to '.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seed{'s' * (counts[-1] > 1)})"
@@ -152,7 +152,7 @@ def sizes(groups: Sequence[Group]) -> list[Panel]:
     """A panel an experiment and epoch: final return over the part of the parameters kept."""
     places: dict[str, list[Group]] = {}
     for group in groups:
-        if np.isfinite([group.kept(kind) for kind in KINDS[1:]]).any():
+        if np.isfinite([group.kept(kind) for kind in RUN_KINDS[1:]]).any():
             places.setdefault(group.place, []).append(group)
     return [(place, partial(_draw_sizes, groups=found)) for place, found in places.items()]
 
@@ -160,17 +160,17 @@ def sizes(groups: Sequence[Group]) -> list[Panel]:
 def _draw_sizes(axis: Axes, groups: Sequence[Group]) -> None:
     original = groups[0].final["original"]
     if original.seeds:
-        axis.axhline(original.value, color=COLORS["original"], linewidth=1.6, label="original")
+        axis.axhline(original.value, color=PALETTE["original"], linewidth=1.6, label="original")
         if original.bounded:
-            axis.axhspan(original.low, original.high, color=COLORS["original"], alpha=0.15, linewidth=0)
+            axis.axhspan(original.low, original.high, color=PALETTE["original"], alpha=0.15, linewidth=0)
     everything = []
     look: dict[str, Any]
-    for kind in KINDS[1:]:
+    for kind in RUN_KINDS[1:]:
         points = [(group.kept(kind), group.final[kind]) for group in groups]
         points = [(kept, final) for kept, final in points if final.seeds and np.isfinite(kept)]
         if points:
             x = np.array([kept for kept, _ in points])
-            look = {"color": COLORS[kind], "markersize": SIZES[kind], "capsize": 2.5, "linestyle": ""}
+            look = {"color": PALETTE[kind], "markersize": SIZES[kind], "capsize": 2.5, "linestyle": ""}
             look |= {"markerfacecolor": "none", "markeredgewidth": 1.4, "alpha": 0.9}
             y, errors = _with_errors([final for _, final in points])
             axis.errorbar(x, y, errors, marker=MARKERS[kind], label=kind, **look)
@@ -243,7 +243,7 @@ def thresholds(sweeps: Mapping[str, Sequence[tuple[float, float]]]) -> list[Pane
 # --- time and memory ----------------------------------------------------------------------------
 
 
-def costs(runs: Sequence[Outcome]) -> list[Panel]:
+def costs(runs: Sequence[Result]) -> list[Panel]:
     """Time and memory of training, time of one forward and size of the weights, over the parameters."""
     entries = [run.entry for run in runs if run.entry.params]
     measures = {
@@ -253,7 +253,7 @@ def costs(runs: Sequence[Outcome]) -> list[Panel]:
     }
 
     def panel(title: str, measure: str, unit: str, size: float) -> Panel | None:
-        points: dict[str, list] = {kind: [] for kind in KINDS}
+        points: dict[str, list] = {kind: [] for kind in RUN_KINDS}
         for entry in entries:
             if getattr(entry, measure) is not None:
                 points[entry.kind].append((entry.params, getattr(entry, measure) / size))
@@ -272,7 +272,7 @@ def costs(runs: Sequence[Outcome]) -> list[Panel]:
 def _draw_costs(axis: Axes, points: Mapping[str, Sequence[tuple]], unit: str) -> None:
     for kind, known in points.items():
         if known:
-            look: dict[str, Any] = {"color": COLORS[kind], "markersize": SIZES[kind], "linestyle": ""}
+            look: dict[str, Any] = {"color": PALETTE[kind], "markersize": SIZES[kind], "linestyle": ""}
             look |= {"markerfacecolor": "none", "markeredgewidth": 1.3, "alpha": 0.8}
             axis.plot(*np.array(known).T, marker=MARKERS[kind], label=kind, **look)
     axis.set_ylim(0, 1.1 * max(cost for known in points.values() for _, cost in known) or 1)

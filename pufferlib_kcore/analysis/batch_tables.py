@@ -10,7 +10,7 @@ import numpy as np
 
 from pufferlib_kcore.analysis import batch_figures, intervals
 from pufferlib_kcore.analysis.fibers import FiberHistory
-from pufferlib_kcore.analysis.groups import CONTROLS, KINDS, STATUSES, Entry, Group, Outcome, median, told
+from pufferlib_kcore.analysis.groups import CONTROLS, RUN_KINDS, STATUSES, Entry, Group, Result, median, told
 from pufferlib_kcore.analysis.intervals import Estimate
 from pufferlib_kcore.analysis.tables import Cell, Table
 from pufferlib_kcore.analysis.verdict import probability, standing
@@ -24,13 +24,13 @@ def final_table(groups: Sequence[Group]) -> Table:
     for group in groups:
         row: dict[str, Any] = {**_where(group), "kept": _percent(group.kept("collapsed"))}
         row["KL"] = None if np.isnan(group.kl) else f"{group.kl:.2g}"
-        for kind in KINDS:
+        for kind in RUN_KINDS:
             final, planned = group.final[kind], len(group.runs.get(kind, ()))
             if planned:
                 seeds = f"{final.seeds} of {planned}" if final.seeds < planned else f"{final.seeds}"
                 row[kind] = f"{final}, n={seeds}" if final.seeds else f"n={seeds}"
         rows.append(row)
-    return rows.only(["experiment", "epoch", "setting", "kept", "KL", *KINDS])
+    return rows.only(["experiment", "epoch", "setting", "kept", "KL", *RUN_KINDS])
 
 
 def improvement_table(groups: Sequence[Group]) -> Table:
@@ -53,7 +53,7 @@ def across(groups: Sequence[Group]) -> Table:
     for epoch, setting in dict.fromkeys((group.epoch, group.setting) for group in groups if group.setting):
         same = [group for group in groups if (group.epoch, group.setting) == (epoch, setting)]
         row: dict[str, Any] = {"epoch": Cell(str(epoch)), "setting": told(setting)}
-        for kind in KINDS[1:]:
+        for kind in RUN_KINDS[1:]:
             pairs = [(group.finals(kind), group.finals("original")) for group in same]
             pairs = [(x, y) for x, y in pairs if len(x) and len(y)]
             if len(pairs) > 1:
@@ -67,7 +67,7 @@ def across(groups: Sequence[Group]) -> Table:
                 row[f"collapsed over {kind}"] = probability(intervals.improvement(*zip(*pairs, strict=True)))
         if "experiments" in row:
             rows.append(row)
-    changes, chances = [f"{k}, change" for k in KINDS[1:]], [f"collapsed over {k}" for k in CONTROLS]
+    changes, chances = [f"{k}, change" for k in RUN_KINDS[1:]], [f"collapsed over {k}" for k in CONTROLS]
     return rows.only(["epoch", "setting", "experiments", *changes, *chances])
 
 
@@ -76,7 +76,7 @@ def cost_table(groups: Sequence[Group]) -> Table:
     rows = Table()
     seen = set()
     for group in groups:
-        for kind in KINDS:
+        for kind in RUN_KINDS:
             setting = "" if kind == "original" else group.setting
             runs, key = group.runs.get(kind, ()), (group.place, kind, setting)
             if runs and key not in seen:
@@ -89,7 +89,7 @@ def cost_table(groups: Sequence[Group]) -> Table:
     return rows.only(["experiment", "epoch", "setting", "kind", *measured])
 
 
-def _costs(runs: Sequence[Outcome]) -> dict[str, float]:
+def _costs(runs: Sequence[Result]) -> dict[str, float]:
     entries = [run.entry for run in runs]
     batches = sorted({batch for entry in entries for batch in entry.latency})
     latency = {f"forward of {b:,}, ms": median(e.latency.get(b) for e in entries) * 1e3 for b in batches}
@@ -102,7 +102,7 @@ def _costs(runs: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
-def run_table(runs: Sequence[Outcome], folder: Path) -> Table:
+def run_table(runs: Sequence[Result], folder: Path) -> Table:
     """A line a run, those that failed first."""
     rows = Table()
     for run in sorted(runs, key=lambda run: STATUSES.index(run.entry.status)):
@@ -123,6 +123,17 @@ def run_table(runs: Sequence[Outcome], folder: Path) -> Table:
             }
         )
     return rows.only(rows.columns)
+
+
+def about(facts: Mapping[str, str | Mapping[str, Any]]) -> list[Table]:
+    """What is to be said of the batch: a table of all that is one text, and one of each that has parts."""
+    plain = {name: text for name, text in facts.items() if not isinstance(text, Mapping)}
+    tables = [Table({"": name, " ": Cell(str(text), look="long")} for name, text in plain.items())]
+    for name, parts in facts.items():
+        if isinstance(parts, Mapping):
+            known = {part: value for part, value in parts.items() if value}
+            tables.append(Table({name: part, " ": Cell(str(value))} for part, value in known.items()))
+    return [table for table in tables if table]
 
 
 def _where(group: Group) -> dict[str, Any]:
@@ -167,7 +178,7 @@ def improvements(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
 
 def curves(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
     for group in groups:
-        for kind in KINDS:
+        for kind in RUN_KINDS:
             curves = [run.curve for run in group.counted(kind) if run.curve]
             place = {"exp": group.exp, "epoch": group.epoch, "setting": group.setting, "kind": kind}
             for steps, middle, low, high in np.stack(batch_figures.common(curves), axis=1).tolist():
@@ -188,7 +199,7 @@ def fibers(histories: Mapping[str, FiberHistory]) -> Iterator[dict[str, Any]]:
                 yield {**where, "units": units, "fibers": found}
 
 
-def runs(runs: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
+def runs(runs: Sequence[Result]) -> Iterator[dict[str, Any]]:
     batches = sorted({batch for run in runs for batch in run.entry.latency})
     plain = [name for name in Entry.__dataclass_fields__ if name != "latency"]
     for run in runs:

@@ -1,6 +1,7 @@
 """Compare: a run and the run that was resumed from its collapse, as one figure, one table and one page."""
 
 import io
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +18,6 @@ from pufferlib_kcore.analysis.tables import Table
 from pufferlib_kcore.store import Run, atomic, load_fibers, provenance
 from pufferlib_kcore.text import readable
 
-NOTES = {
-    "Runs": "Final return: mean over the episodes that finished in the last tenth of the epochs. "
-    "Best return: highest moving mean over a twentieth of the epochs.",
-    "Spaces": "A space is a population of neurons; its units of equal color, a fiber, became one neuron.",
-}
 AnyRun = Run | Path | str
 
 
@@ -173,12 +169,15 @@ class Comparison:
 
     def html(self) -> str:
         """One page that needs no other file and no network."""
-        return report.page(
+        configs = {f"{name}: {run.name}": run.config for name, run in self.runs() if run.config}
+        return report.render(
+            "comparison.html",
             title=self.title,
             png=self.png(),
-            tables={"Runs": self.summary, "Spaces": self.table, "Provenance": self.provenance},
-            notes=NOTES,
-            folded={f"{name}: {run.name}": run.config for name, run in self.runs() if run.config},
+            summary=self.summary,
+            spaces=self.table,
+            provenance=self.provenance,
+            configs={name: _plain(config) for name, config in configs.items()},
         )
 
     def save_html(self, path: str | Path) -> Path:
@@ -200,6 +199,10 @@ def _facts(config: Mapping[str, Any]) -> dict[str, str]:
         parts = value.items() if isinstance(value, Mapping) else [("", value)]
         facts |= {f"{name} {part}".strip(): str(item) for part, item in parts if item is not None}
     return facts
+
+
+def _plain(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, indent=2, default=str, ensure_ascii=False)
 
 
 def _thresholds(thresholds: Any) -> str:

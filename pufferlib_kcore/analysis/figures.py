@@ -14,8 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pufferlib_kcore.analysis.curves import Curve
 from pufferlib_kcore.analysis.fibers import FiberHistory
 
-# Of the runs
-COLORS = {
+PALETTE = {  # of the runs
     "original": "#2f5d9b",
     "collapsed": "#d1495b",
     "ablated": "#6b6f76",
@@ -93,7 +92,7 @@ def comparison(
 def draw_returns(axis: Axes, curves: Mapping[str, Curve]) -> None:
     """The return of each epoch, faint, and its moving mean."""
     for name, curve in curves.items():
-        color, smooth = COLORS[name], curve.smoothed()
+        color, smooth = PALETTE[name], curve.smoothed()
         there = np.isfinite(smooth)
         axis.plot(curve.steps, curve.returns, ".", color=color, alpha=0.4, markersize=4, markeredgewidth=0)
         lone = "o" if there.sum() == 1 else ""
@@ -162,7 +161,7 @@ def draw_bars(axis: Axes, spaces: Mapping[str, Mapping[str, Any]]) -> None:
     place = np.arange(len(shown))
     units, fibers = ([spaces[name][key] for name in shown] for key in ("units", "fibers"))
     axis.barh(place, units, color="#d9dee7", label="units")
-    axis.barh(place, fibers, height=0.5, color=COLORS["collapsed"], label="fibers")
+    axis.barh(place, fibers, height=0.5, color=PALETTE["collapsed"], label="fibers")
     axis.set_yticks(place, shown, fontsize=8)
     axis.invert_yaxis()
     which = f", the {len(shown)} largest of {len(spaces)} spaces" if len(shown) < len(spaces) else ""
@@ -181,16 +180,16 @@ def draw_params(
     for name, curve in curves.items():
         history = histories.get(name)
         known = history.params[np.isfinite(history.params)] if history else []
-        count = known[-1] if len(known) else params[list(COLORS).index(name)] if params else None
+        count = known[-1] if len(known) else params[list(PALETTE).index(name)] if params else None
         if count is not None:
             start = collapse[1] if collapse and name == "collapsed" else 0.0
             ends = [start, float(curve.steps[-1])]
-            axis.plot(ends, [count, count], color=COLORS[name], linewidth=2, label=f"{name} policy")
+            axis.plot(ends, [count, count], color=PALETTE[name], linewidth=2, label=f"{name} policy")
         if history and np.isfinite(history.params_collapsed).any():
             steps = curve.steps_at(history.epochs)
             label = f"{name}, if collapsed there"
             style = f"{_marker(steps)}:"
-            axis.plot(steps, history.params_collapsed, style, color=COLORS[name], markersize=3, label=label)
+            axis.plot(steps, history.params_collapsed, style, color=PALETTE[name], markersize=3, label=label)
     axis.set_ylim(0, None)
     axis.yaxis.set_major_formatter(FuncFormatter(short))
     axis.yaxis.set_major_locator(MaxNLocator(5))

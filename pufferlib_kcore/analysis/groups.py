@@ -11,11 +11,11 @@ from pufferlib_kcore.analysis import intervals, logs
 from pufferlib_kcore.analysis.curves import Curve
 from pufferlib_kcore.analysis.intervals import Estimate
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.settings.sections import KINDS as SPACE_KINDS
+from pufferlib_kcore.settings.sections import KINDS
 from pufferlib_kcore.store import Run, names
 
-KINDS = tuple(names.METTA_ROLE_OF)  # of runs, the original first
-CONTROLS = tuple(kind for kind in KINDS if kind != "collapsed")  # what collapsed runs are compared with
+RUN_KINDS = tuple(names.METTA_ROLE_OF)  # the original first
+CONTROLS = tuple(kind for kind in RUN_KINDS if kind != "collapsed")  # what collapsed runs are compared with
 STATUSES = ("failed", "unfinished", "skipped", "done")  # in the order in which they are worth a look
 
 
@@ -26,7 +26,7 @@ class Entry:
     name: str  # of the run, e.g. t1_epoch_340_base_0.7_0.5_1_0.8_seed1
     exp: str  # the experiment that was collapsed
     epoch: int  # at which
-    kind: str  # one of KINDS
+    kind: str  # one of RUN_KINDS
     setting: str  # thresholds or target size, e.g. "0.7_0.5_1_0.8" or "params0.2"; "" for the original
     seed: int
     path: Path  # the run's folder, which a run that failed early may not have
@@ -44,16 +44,16 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Result:
     """An entry and what its run logged."""
 
     entry: Entry
     curve: Curve | None  # None where it logged no epoch
 
     @classmethod
-    def of(cls, entry: Entry) -> "Outcome":
+    def of(cls, entry: Entry) -> "Result":
         """Raises UserError where the kind or the status is none that is known."""
-        for what, value, known in (("kind", entry.kind, KINDS), ("status", entry.status, STATUSES)):
+        for what, value, known in (("kind", entry.kind, RUN_KINDS), ("status", entry.status, STATUSES)):
             if value not in known:
                 expected = f"expected one of {', '.join(known)}"
                 raise UserError(f"run {entry.name} has the {what} {value!r}, {expected}")
@@ -83,7 +83,7 @@ class Group:
     exp: str
     epoch: int
     setting: str  # "" where there are only originals
-    runs: Mapping[str, Sequence[Outcome]]  # by kind
+    runs: Mapping[str, Sequence[Result]]  # by kind
 
     @property
     def place(self) -> str:
@@ -93,7 +93,7 @@ class Group:
     def label(self) -> str:
         return f"{self.place}, {told(self.setting)}" if self.setting else self.place
 
-    def counted(self, kind: str) -> list[Outcome]:
+    def counted(self, kind: str) -> list[Result]:
         """The runs of that kind that count."""
         return [run for run in self.runs.get(kind, ()) if run.counts]
 
@@ -104,7 +104,7 @@ class Group:
     @cached_property
     def final(self) -> dict[str, Estimate]:
         """Final return by kind: interquartile mean over the seeds."""
-        return {kind: intervals.interquartile_mean(self.finals(kind)) for kind in KINDS}
+        return {kind: intervals.interquartile_mean(self.finals(kind)) for kind in RUN_KINDS}
 
     @cached_property
     def improvement(self) -> dict[str, Estimate]:
@@ -128,7 +128,7 @@ class Group:
     @property
     def params_original(self) -> float:
         """Parameters before the collapse, as the runs or else the originals tell; nan where not known."""
-        runs = [run for kind in KINDS for run in self.runs.get(kind, ())]
+        runs = [run for kind in RUN_KINDS for run in self.runs.get(kind, ())]
         told = median(run.entry.params_original for run in runs)
         return told if np.isfinite(told) else self.params("original")
 
@@ -137,11 +137,11 @@ class Group:
         return self.params(kind) / self.params_original if self.params_original else float("nan")
 
 
-def grouped(outcomes: Iterable[Outcome]) -> list[Group]:
+def grouped(results: Iterable[Result]) -> list[Group]:
     """Groups in the order of the entries; an original stands in every group of its experiment and epoch."""
-    places: dict[tuple[str, int], dict[str, dict[str, list[Outcome]]]] = {}
-    originals: dict[tuple[str, int], list[Outcome]] = {}
-    for run in outcomes:
+    places: dict[tuple[str, int], dict[str, dict[str, list[Result]]]] = {}
+    originals: dict[tuple[str, int], list[Result]] = {}
+    for run in results:
         entry = run.entry
         settings = places.setdefault((entry.exp, entry.epoch), {})
         if entry.kind == "original":
@@ -164,9 +164,9 @@ def told(setting: str) -> str:
     if setting.startswith("params"):
         return f"searched for {100 * float(setting.removeprefix('params')):.4g}% of the parameters"
     parts = setting.split("_")
-    if len(parts) != len(SPACE_KINDS):
+    if len(parts) != len(KINDS):
         return setting
-    return ", ".join(f"{kind} {threshold}" for kind, threshold in zip(SPACE_KINDS, parts, strict=True))
+    return ", ".join(f"{kind} {threshold}" for kind, threshold in zip(KINDS, parts, strict=True))
 
 
 def median(values: Iterable[float | None]) -> float:

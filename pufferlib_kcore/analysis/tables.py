@@ -1,13 +1,13 @@
 """Tables: rows of plain dicts that print as text and as HTML."""
 
 import csv
-import html
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pufferlib_kcore.text import aligned, readable
+from pufferlib_kcore.analysis import report
+from pufferlib_kcore.text import aligned
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,6 @@ class Cell:
 
     def __str__(self) -> str:
         return self.text
-
-    def _repr_html_(self) -> str:
-        shown = html.escape(self.text)
-        if self.look:
-            shown = f'<span class="{html.escape(self.look)}">{shown}</span>'
-        return f'<a href="{html.escape(self.href)}">{shown}</a>' if self.href else shown
 
 
 class Table(list[dict[str, Any]]):
@@ -45,21 +39,12 @@ class Table(list[dict[str, Any]]):
         return Table({name: row.get(name) for name in kept} for row in self)
 
     def __str__(self) -> str:
-        names = self.columns
-        right = [i for i, name in enumerate(names) if self._numeric(name)]
+        names, numeric = self.columns, self.numeric()
+        right = [i for i, name in enumerate(names) if name in numeric]
         return aligned([names, *([row.get(name) for name in names] for row in self)], right)
 
     def _repr_html_(self) -> str:
-        names = self.columns
-        flush = {name: ' class="number"' if self._numeric(name) else "" for name in names}
-
-        def line(tag: str, cells: dict[str, Any]) -> str:
-            inner = (f"<{tag}{flush[n]}>{_html(cell)}</{tag}>" for n, cell in cells.items())
-            return f"<tr>{''.join(inner)}</tr>\n"
-
-        body = "".join(line("td", {name: row.get(name) for name in names}) for row in self)
-        head = line("th", {name: name for name in names})
-        return f"<table>\n<thead>\n{head}</thead>\n<tbody>\n{body}</tbody>\n</table>"
+        return report.render("table.html", rows=self)
 
     def csv(self) -> bytes:
         """The rows as they are, unrounded, nothing for None and nan."""
@@ -72,10 +57,7 @@ class Table(list[dict[str, Any]]):
             writer.writerow("" if cell is None or cell != cell else cell for cell in cells)
         return text.getvalue().encode()
 
-    def _numeric(self, name: str) -> bool:
-        values = [row.get(name) for row in self if row.get(name) is not None]
-        return bool(values) and all(isinstance(value, (int, float)) for value in values)
-
-
-def _html(value: Any) -> str:
-    return value._repr_html_() if isinstance(value, Cell) else html.escape(readable(value))
+    def numeric(self) -> set[str]:
+        """The columns that hold numbers alone."""
+        known = {name: [row[name] for row in self if row.get(name) is not None] for name in self.columns}
+        return {n for n, some in known.items() if some and all(isinstance(v, (int, float)) for v in some)}

@@ -1,30 +1,29 @@
 """Verdict: what came of a batch in plain words."""
 
-import html
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from pufferlib_kcore.analysis import intervals
-from pufferlib_kcore.analysis.groups import CONTROLS, STATUSES, Group, Outcome
+from pufferlib_kcore.analysis.groups import CONTROLS, STATUSES, Group, Result
 from pufferlib_kcore.analysis.intervals import Estimate
 
 ALPHA = 1 - intervals.LEVEL
 
 
-def verdict(runs: Sequence[Outcome], groups: Sequence[Group]) -> Iterator[str]:
-    """As HTML: one paragraph on all, then a list with an item for each group."""
-    yield f'<p class="verdict">{html.escape(" ".join(overall(runs, groups)))}</p>'
-    yield "<ul>"
+def verdict(runs: Sequence[Result], groups: Sequence[Group]) -> dict[str, Any]:
+    """What the page begins with: a paragraph on all, `overall`; of each group label, size, what is told."""
+    told = []
     for group in groups:
         kept = group.kept("collapsed")
         size = f" ({kept:.1%} of the parameters)" if np.isfinite(kept) else ""
-        yield f"<li><b>{html.escape(group.label)}</b>{size}: {html.escape(' '.join(single(group)))}</li>"
-    yield "</ul>"
+        told.append({"label": group.label, "size": size, "told": " ".join(single(group))})
+    return {"overall": " ".join(overall(runs, groups)), "verdicts": told}
 
 
-def overall(runs: Sequence[Outcome], groups: Sequence[Group]) -> Iterator[str]:
+def overall(runs: Sequence[Result], groups: Sequence[Group]) -> Iterator[str]:
     """Sentences: in how many settings the collapsed runs end where, and what failed."""
     for control in CONTROLS:
         found = Counter(filter(None, (standing(group, control) for group in groups)))

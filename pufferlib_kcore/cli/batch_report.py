@@ -14,7 +14,7 @@ import torch
 from pufferlib_kcore import store
 from pufferlib_kcore.analysis import batch as pages
 from pufferlib_kcore.analysis.batch_tables import final_table
-from pufferlib_kcore.analysis.groups import Entry, Outcome, grouped
+from pufferlib_kcore.analysis.groups import Entry, Result, grouped
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.thresholds import sizes_of
@@ -163,7 +163,7 @@ def sweep(root: Path, exp: str, epoch: int) -> tuple[list[tuple[float, float]], 
 
 def table(entries: Sequence[Entry]) -> str:
     """What each kind ends at over its seeds, then a line a run, those that failed at the end, to be seen."""
-    runs = [Outcome.of(e) for e in sorted(entries, key=lambda e: e.status != "done")]
+    runs = [Result.of(e) for e in sorted(entries, key=lambda e: e.status != "done")]
     lines = []
     for run in runs:
         e = run.entry

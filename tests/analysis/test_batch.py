@@ -20,7 +20,7 @@ from pufferlib_kcore.errors import UserError
 
 
 def grouped(entries):
-    return groups.grouped(map(groups.Outcome.of, entries))
+    return groups.grouped(map(groups.Result.of, entries))
 
 
 def rows(path):
@@ -69,7 +69,7 @@ def test_the_final_return_is_the_mean_of_the_last_tenth(tmp_path):
     one.path.mkdir()
     lines = [f'{{"epoch": {i}, "agent_steps": {10 * i}, "episode_return": {i}}}' for i in range(1, 31)]
     (one.path / "metrics.jsonl").write_text("\n".join([*lines, '{"epoch": 31, "agent_st']))
-    run = groups.Outcome.of(one)
+    run = groups.Result.of(one)
     assert run.final == 29.0 and run.steps == 300 and run.counts
 
 
@@ -239,7 +239,7 @@ def test_failed_runs_come_first_and_are_marked(made_up, tmp_path):
     entries = made_up(seeds=2)
     lost = replace(entries[-1], status="failed", message="it broke", path=tmp_path / "no", log=None)
     entries[5] = replace(entries[5], status="unfinished")
-    table = batch_tables.run_table([*map(groups.Outcome.of, [*entries[:-1], lost])], tmp_path)
+    table = batch_tables.run_table([*map(groups.Result.of, [*entries[:-1], lost])], tmp_path)
     assert [row["status"].text for row in table][:3] == ["failed", "unfinished", "done"]
     assert table[0]["run"].href is None and table[0]["status"].look == "failed"
     page = Page(batch.write(tmp_path / "report", "t", [*entries[:-1], lost]))
