@@ -13,7 +13,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from pufferlib_kcore.graph.macs import MACS  # noqa: E402
-from pufferlib_kcore.graph.trace import RULES  # noqa: E402
+from pufferlib_kcore.graph.operations import OPERATIONS  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def leans_on_nothing():
     folder, precision, threads = os.getcwd(), torch.get_default_dtype(), torch.get_num_threads()
     deterministic = torch.backends.cudnn.deterministic
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    with mock.patch.dict(os.environ), mock.patch.dict(RULES), mock.patch.dict(MACS):
+    with mock.patch.dict(os.environ), mock.patch.dict(OPERATIONS), mock.patch.dict(MACS):
         yield
     os.chdir(folder)
     torch.set_default_dtype(precision)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pufferlib_kcore import graph
-from pufferlib_kcore.graph.trace import RULES
+from pufferlib_kcore.graph.operations import OPERATIONS
 from pufferlib_kcore.policies import build, example_inputs, spec_from
 from pufferlib_kcore.store import checkpoints
 
@@ -21,10 +21,10 @@ def example(name):
 
 @pytest.fixture
 def own_rules():
-    before = dict(RULES)
+    before = dict(OPERATIONS)
     yield
-    RULES.clear()
-    RULES.update(before)
+    OPERATIONS.clear()
+    OPERATIONS.update(before)
 
 
 def test_a_layer_kind_in_ten_lines(own_rules):

@@ -6,10 +6,10 @@ from pufferlib_kcore.graph.distillation import distill
 from pufferlib_kcore.graph.faithfulness import Divergence, divergence
 from pufferlib_kcore.graph.inspection import Spaces, spaces
 from pufferlib_kcore.graph.lifting import lift
+from pufferlib_kcore.graph.operations import rule
 from pufferlib_kcore.graph.optimizer import collapse_optimizer
 from pufferlib_kcore.graph.resizing import resize
 from pufferlib_kcore.graph.search import Point, Search, search
-from pufferlib_kcore.graph.trace import rule
 
 __all__ = [
     "Collapse",

@@ -17,8 +17,9 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Axis, Segment, Table
 from pufferlib_kcore.fibration.recurrent import plain_step
 from pufferlib_kcore.fibration.refinement import Producer, Space
-from pufferlib_kcore.graph import products  # noqa: F401  (with `rules`, fills the table of rules)
+from pufferlib_kcore.graph import rules  # noqa: F401  (they fill the table of operations)
 from pufferlib_kcore.graph.copying import copy_of
+from pufferlib_kcore.graph.following import Follower
 from pufferlib_kcore.graph.nested import arguments, tensors_in
 from pufferlib_kcore.graph.neurons import FIRST_INPUT, FREE, axis_of
 from pufferlib_kcore.graph.sizes import Attribute, tag_attributes
@@ -40,7 +41,7 @@ class Network:
     state_inputs: Mapping[int, State]  # which of them hold recurrent state
     state_outputs: Mapping[int, State]  # and which of those that it returns
     untouched: tuple[str, ...]  # parameters that the traced method does not use
-    courses: tuple[str, ...]  # where the values of inputs, or chance, decided what the policy does
+    branches: tuple[str, ...]  # where the values of inputs, or chance, decided what the policy does
     notes: tuple[str, ...]  # what else is to be said of the run
     macs: int | None  # multiply-accumulates of the traced call; None where they cannot be counted
 
@@ -75,9 +76,9 @@ def network_of(
     if (given := list(tensors_in(inputs))) and not any(x.numel() for x in given):
         raise UserError("the example inputs are empty: give at least one row of observations")
     copied = copy_of(policy)
-    trace = Trace(copied, ignore, originals=dict(policy.named_parameters()))
+    trace = Trace(copied, ignore)
     attributes = tag_attributes(copied, trace.ledger)
-    output = trace.run(method, inputs)
+    output = Follower(trace, originals=dict(policy.named_parameters())).run(method, inputs)
     output = output if outputs is None else outputs(output)
     critic, states = _outputs(trace, output, value)
     _protect_numbers(trace)
@@ -210,7 +211,7 @@ class _Reader:
             state_inputs=given,
             state_outputs=returned,
             untouched=tuple(name for name in trace.tensors if name not in trace.touched),
-            courses=tuple(trace.courses),
+            branches=tuple(trace.branches),
             notes=self._notes(table),
             macs=trace.macs,
         )
@@ -241,7 +242,7 @@ class _Reader:
 
     def _notes(self, table: Table) -> tuple[str, ...]:
         trace, notes = self.trace, []
-        for where in trace.courses:
+        for where in trace.branches:
             notes.append(f"one course was followed, that which the example inputs, or chance, chose: {where}")
         if trace.hidden:
             notes.append(
@@ -250,7 +251,7 @@ class _Reader:
             )
         if trace.foreign:
             notes.append(
-                f"used as they are, since the policy does not register them: {trace.foreign} parameters"
+                f"used as they are, since the policy does not register them: {len(trace.foreign)} parameters"
             )
         used = {name: where for (name, _), where in trace.parted.items()} | trace.computed_with
         merging = {name for name, axes in table.items() if any(s.space for axis in axes for s in axis)}

@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from pufferlib_kcore.fibration.recurrent import CELLS
 from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import tensors_in
+from pufferlib_kcore.graph.operations import operation_name
 from pufferlib_kcore.graph.running import aside
-from pufferlib_kcore.graph.trace import operation_name
 
 ROWS = 8192  # places of a convolution that one call records at most, evenly spread
 Key = tuple[str, ...]

@@ -18,20 +18,15 @@ from torch.overrides import TorchFunctionMode
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Merge, Table
+from pufferlib_kcore.fibration.recurrent import CELLS
 from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.network import Network, Outputs, network_of
+from pufferlib_kcore.graph.operations import operation, operation_name
 from pufferlib_kcore.graph.running import aside, chance_kept, line_of
 
 TOLERANCE = 5e-3  # of the largest output: far above rounding, below what a wrong width changes
 ROUNDED = 16  # and no less than so many times the distance of neighbours in the coarsest dtype computed in
-STACKED = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
-NOISY = {"rand", "randn", "rand_like", "randn_like", "normal", "bernoulli", "uniform", "exponential"}
-DROPS = {
-    f"{kind}dropout{d}"
-    for kind in ("", "alpha_", "feature_", "feature_alpha_")
-    for d in ("", "1d", "2d", "3d")
-} | {"rrelu"}
 
 
 def narrowed(table: Table, merged: Mapping[str, Merge]) -> Table:
@@ -122,7 +117,7 @@ def telling(inputs: tuple, network: Network) -> tuple:
     given = [
         x for i, x in enumerate(tensors_in(inputs)) if x.is_floating_point() and i not in network.state_inputs
     ]
-    if not network.courses and not any(x.any() for x in given):
+    if not network.branches and not any(x.any() for x in given):
         for x in given:
             x.data = torch.rand(x.shape, generator=generator).to(x)
     return inputs
@@ -169,10 +164,11 @@ class _Still(TorchFunctionMode):
         self.chosen: list[Tensor] = []
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        name, kwargs = getattr(func, "__name__", "").strip("_"), kwargs or {}
-        if name in DROPS:
+        name, kwargs = operation_name(func), kwargs or {}
+        known = operation(name)
+        if known.drops:
             return args[0]
-        if name in STACKED and isinstance(args[3], bool):  # (x, hx, weights, biased, layers, dropout, ..)
+        if name in CELLS and isinstance(args[3], bool):  # (x, hx, weights, biased, layers, dropout, ..)
             args = (*args[:5], 0.0, *args[6:])
         out = func(*args, **kwargs)
         floats = [x for x in tensors_in(out) if x.is_floating_point()]
@@ -181,6 +177,6 @@ class _Still(TorchFunctionMode):
             self.chosen += [x.clone() for x in tensors_in(args) if x.is_floating_point()]
         if func is torch.normal and isinstance(args[0], Tensor):  # a distribution's sample: its mean
             return args[0].expand(out.shape).clone()
-        if name in NOISY and isinstance(out, Tensor) and out.is_floating_point():
+        if known.random and isinstance(out, Tensor) and out.is_floating_point():
             return out.fill_(1.0 if name == "bernoulli" else 0.5)
         return out

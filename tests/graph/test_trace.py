@@ -342,7 +342,7 @@ def test_an_unknown_operation_stops_with_its_name_its_place_and_the_ways_out():
 
 
 def test_a_rule_can_be_registered():
-    from pufferlib_kcore.graph.trace import RULES
+    from pufferlib_kcore.graph.operations import OPERATIONS
 
     net = Net(lambda net, x: two_heads(net, torch.renorm(net.a(x), 2, 0, 1e9)), a=nn.Linear(5, 9), **HEADS)
     with pytest.raises(UserError, match="renorm"):
@@ -351,7 +351,7 @@ def test_a_rule_can_be_registered():
         graph.rule("renorm")(lambda trace, out, x, *args: trace.neurons(x))
         assert graph.collapse(net, inputs(3, 5), 2).reasons["a"] is None
     finally:
-        RULES.pop("renorm", None)
+        OPERATIONS.pop("renorm", None)
 
 
 def test_operations_on_observations_alone_need_no_rule():

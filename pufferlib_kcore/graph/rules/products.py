@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pufferlib_kcore.graph.macs import lettered
 from pufferlib_kcore.graph.neurons import axis_of, free, varies
-from pufferlib_kcore.graph.rules import alike
-from pufferlib_kcore.graph.trace import Trace, rule
+from pufferlib_kcore.graph.operations import rule
+from pufferlib_kcore.graph.rules.elementwise import alike
+from pufferlib_kcore.graph.trace import Trace
 
 Letters = Sequence[Hashable]  # one for each axis, as in einsum
 
@@ -123,7 +124,7 @@ def _united(trace: Trace, met: Sequence[Tensor], size: int) -> Tensor:
 # What comes down to a product ------------------------------------------------------------------------
 
 
-@rule("linear")
+@rule("linear", homogeneous=True, weighs=True)
 def linear(trace: Trace, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if trace.is_named(weight) and weight.ndim == 2:
         trace.read(weight, 1, trace.along(x, -1))
