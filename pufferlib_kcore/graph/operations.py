@@ -117,6 +117,6 @@ def operation_name(func: Callable) -> str:
 
 
 describe("randperm", "exponential", "geometric", "cauchy", "log_normal", "random", "uniform", random=True)
-describe("rand", "randn", "randint", random=True, takes_sizes=True)
+describe("randn", "randint", random=True, takes_sizes=True)
 describe("arange", "linspace", "eye", "resize", "as_strided", takes_sizes=True)
 describe("isnan", "isinf", "isfinite", "isposinf", "isneginf", tells_if_finite=True)

@@ -23,7 +23,7 @@ ELEMENTWISE = """
 DROPOUTS = """
     alpha_dropout feature_dropout feature_alpha_dropout dropout1d dropout2d dropout3d rrelu
 """.split()
-OPERATORS = "add sub mul div truediv floordiv mod pow and or xor lshift rshift".split()
+OPERATORS = "add sub mul div truediv floordiv mod pow or xor lshift rshift".split()
 
 
 @rule("relu", homogeneous=True, rectifies=True)
@@ -31,7 +31,8 @@ OPERATORS = "add sub mul div truediv floordiv mod pow and or xor lshift rshift".
 @rule("leaky_relu", homogeneous=True)
 @rule("dropout", homogeneous=True, keeps_sign=True, drops=True)
 @rule(*DROPOUTS, drops=True)
-@rule(*ELEMENTWISE, *(prefix + name for name in OPERATORS for prefix in ("", "r", "i")))
+@rule("rand", random=True, takes_sizes=True)  # torch.rand, and what is on the right of an &
+@rule("and", "iand", *ELEMENTWISE, *(prefix + name for name in OPERATORS for prefix in ("", "r", "i")))
 def elementwise(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return alike(trace, out, list(tensors_in((args, kwargs))))
 
