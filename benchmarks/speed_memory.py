@@ -114,24 +114,24 @@ def training(words: list[str], keep: bool) -> dict[str, Any]:
 
     from pufferlib_kcore import cli
     from pufferlib_kcore.training import memory
-    from pufferlib_kcore.training.loop import Trainer
+    from pufferlib_kcore.training.loop import Loop
 
     after: dict[str, dict[str, int]] = {}
     workers: list[int] = []
 
     def marked(name: str) -> None:
-        method = getattr(Trainer, name)
+        method = getattr(Loop, name)
 
-        def call(self: Trainer, *args: Any) -> Any:
+        def call(self: Loop, *args: Any) -> Any:
             result = method(self, *args)
             label = f"{name} {self.epoch + (name != 'save')}"
             after[label] = {"held": status("VmRSS"), "peak": status("VmHWM")}
             workers[:] = [status("Private_Dirty", p.pid, "smaps_rollup") for p in psutil.Process().children()]
             return result
 
-        setattr(Trainer, name, call)
+        setattr(Loop, name, call)
 
-    for name in ("rollout", "update", "save"):
+    for name in ("collect", "update", "save"):
         marked(name)
     if not keep:
         memory.keep_freed = lambda: None

@@ -23,9 +23,11 @@ from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import EnvFacts, Facts, StateFile, checkpoints, names, runs
-from pufferlib_kcore.training import parallel, reporting
-from pufferlib_kcore.training.loop import Start, Trainer
+from pufferlib_kcore.training import parallel, precision, reporting
+from pufferlib_kcore.training.algorithm import Tools
+from pufferlib_kcore.training.loop import Loop, Start
 from pufferlib_kcore.training.parallel import ALONE, Group
+from pufferlib_kcore.training.ppo import PPO
 from pufferlib_kcore.training.rollout import Diverged
 
 
@@ -90,7 +92,7 @@ def resumed(found: runs.Run, args: Args) -> Job:
             continue
         if bad:
             say(f"going on from {path}, the last good checkpoint; files passed over are renamed to *.bad")
-        start = Start(epoch, state.agent_steps, state.optimizer, state.rng)
+        start = Start.at(state)
         collapse = restored.file.collapse
         return Job(
             stored.stored_settings(found, args, restored.spec),
@@ -223,12 +225,16 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
         )
         epochs = (settings.collapse.epoch,)
         threads = worlds.threads(settings, world, policy)
-        trainer = Trainer(policy, world.vec, run, t, t.seed, facts, job.start, (), epochs, together, threads)
+        tools = Tools(t.seed, together)
+        ppo = PPO(policy, world.vec, t, tools)
+        trainer = Loop(
+            ppo, world.vec, run, t, tools, facts, job.start, collapse_epochs=epochs, threads=threads
+        )
         if not together.leads:
             return 0 if trainer.fit(stop) else stop.status
         header = header_line(run, world, trainer, job.collapse)
         trainer.reporters, close = reporting.reporter(
-            run.path / job.log_name, header, t.total_timesteps, trainer.clock
+            run.path / job.log_name, header, t.total_timesteps, tools.clock
         )
         stack.callback(close)
         tracked = reporting.tracker(
@@ -274,11 +280,12 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: dict[str, Any] | None) -> str:
+def header_line(run: runs.Run, world: worlds.World, trainer: Loop, collapse: dict[str, Any] | None) -> str:
     """The plain log's first line: what runs, where, and how the cores are shared."""
     spec = trainer.facts.policy
     name = f"{spec['rnn']}({spec['name']})" if spec["rnn"] else spec["name"]
     params = sum(p.numel() for p in trainer.policy.parameters())
+    device = next(trainer.policy.parameters()).device
     fields: dict[str, Any] = dict(
         run=run.path,
         env=stored.trained_on(trainer.facts),
@@ -289,7 +296,7 @@ def header_line(run: runs.Run, world: worlds.World, trainer: Trainer, collapse: 
         envs=world.vec.num_envs,
         env_batch=world.vec.num_envs // len(world.vec.groups),
         threads=trainer.threads[1] if trainer.threads else torch.get_num_threads(),
-        precision=trainer.precision,
+        precision=precision.resolve(trainer.train.precision, trainer.policy, device),
     )
     if world.backend == "ray":
         fields["nodes"] = len(set(world.vec.nodes))

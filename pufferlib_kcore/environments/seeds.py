@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-RECORDING, MADE_UP = 1, 2  # what is played, or made up, beside training: the second number of its entropy
+RECORDING, MADE_UP, COMPANION = 1, 2, 3  # what draws beside training: the second number of its entropy
 
 
 def env_seed(entropy: int | Sequence[int], env: int) -> int:

@@ -1,8 +1,7 @@
-"""Profiling: train for a short while in a scratch folder; where the time goes, in parts that add up."""
+"""Profiling: train for a short while; where the time goes, in parts that add up."""
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ from torch import nn
 from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Settings
-from pufferlib_kcore.store import Facts, runs
-from pufferlib_kcore.training.loop import Trainer
+from pufferlib_kcore.store import Facts
+from pufferlib_kcore.training.algorithm import Tools
+from pufferlib_kcore.training.loop import Loop
+from pufferlib_kcore.training.ppo import PPO
 
 EPOCHS = 3  # measured, after one that warms up
 
@@ -72,23 +73,22 @@ def profile(request: ProfileRequest) -> Profile:
         torch.manual_seed(settings.train.seed)
         policy = make(world) if make else build(world.spec(settings))
         policy = policy.to(worlds.device(settings.train.device))
-        with tempfile.TemporaryDirectory() as folder:
-            run = runs.Run.create(folder, "profile")
-            threads = worlds.threads(settings, world, policy)
-            t, facts = settings.train, Facts(policy=world.spec(settings))
-            trainer = Trainer(policy, world.vec, run, t, t.seed, facts, threads=threads)
-            world.vec.reset(t.seed)
-            trainer.update(trainer.rollout()[0])
-            trainer.clock.seconds.clear()
-            start = time.perf_counter()
-            for _ in range(request.epochs):
-                trainer.update(trainer.rollout()[0])
-            wall = time.perf_counter() - start
+        threads, tools = worlds.threads(settings, world, policy), Tools(settings.train.seed)
+        t, facts = settings.train, Facts(policy=world.spec(settings))
+        ppo = PPO(policy, world.vec, t, tools)
+        loop = Loop(ppo, world.vec, None, t, tools, facts, threads=threads)
+        world.vec.reset(t.seed)
+        loop.update(loop.collect())
+        tools.clock.seconds.clear()
+        start = time.perf_counter()
+        for _ in range(request.epochs):
+            loop.update(loop.collect())
+        wall = time.perf_counter() - start
     finally:
         world.vec.close()
     return Profile(
-        seconds=dict(trainer.clock.seconds),
+        seconds=dict(tools.clock.seconds),
         wall=wall,
         steps=request.epochs * settings.train.batch_size,
-        header=f"{world.plan.text}\nvec={request.vec} threads={threads} precision={trainer.precision}",
+        header=f"{world.plan.text}\nvec={request.vec} threads={threads} precision={ppo.precision}",
     )

@@ -18,6 +18,7 @@ class StateFile:
     agent_steps: int  # steps so far, over all environments
     rng: dict[str, Any] | None = None  # random number generators; None after a collapse: drawn anew
     schedule: dict[str, float] | None = None  # {"learning_rate": of the last update}; None after a collapse
+    algorithm: dict[str, Any] | None = None  # its name, and what else it goes on with; older files have none
     companions: dict[str, Any] = field(default_factory=dict)  # name: plain state; older files have none
 
     @classmethod
@@ -35,6 +36,7 @@ class StateFile:
             "agent_steps": self.agent_steps,
             "rng": self.rng,
             "schedule": self.schedule,
+            "algorithm": self.algorithm,
             "companions": self.companions or None,
         }
         return checkpoints.save(path, {key: value for key, value in held.items() if value is not None})

@@ -20,6 +20,9 @@ def advantages(
 ) -> np.ndarray:
     """Advantage of every action of a rollout.
 
+        delta_t = r_{t+1} + gamma V_{t+1} (1 - terminal_{t+1}) - V_t
+        A_t     = delta_t + gamma gae_lambda (1 - end_{t+1}) A_{t+1}      end = terminal or truncation
+
     All arguments are (N, T+1): N environments, T actions, and a last column that bootstraps.
     At a terminal the future is worth nothing; at a truncation it is worth the value of the last observation,
     which PufferLib hands out before the reset (`values` holds it); nothing flows across either.

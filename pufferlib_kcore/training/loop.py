@@ -1,26 +1,26 @@
-"""Trainer: rollout, update, record, checkpoint; again, until the steps are done or somebody asks to stop."""
+"""Loop: collect, update, record, checkpoint; again, until the steps are done or somebody asks to stop."""
 
 from __future__ import annotations
 
-import math
-import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.unvalidated import unvalidated
 from pufferlib_kcore.store import Facts, ModelFile, StateFile, checkpoints
-from pufferlib_kcore.training import memory, precision
-from pufferlib_kcore.training.clock import Clock
-from pufferlib_kcore.training.parallel import ALONE, Group, join_episodes
-from pufferlib_kcore.training.ppo.learner import Learner, Objective
-from pufferlib_kcore.training.rollout import Collector, Diverged, Episodes, Experience, Interrupted
-from pufferlib_kcore.training.unroll import is_recurrent
+from pufferlib_kcore.training import memory
+from pufferlib_kcore.training.algorithm import Algorithm, Collected, Tools
+from pufferlib_kcore.training.companions import Companion, Company, Moment, Said
+from pufferlib_kcore.training.generators import get_rng, set_rng
+from pufferlib_kcore.training.layout import load_optimizer
+from pufferlib_kcore.training.metrics import keyed, mean
+from pufferlib_kcore.training.parallel import join_episodes
+from pufferlib_kcore.training.rollout import Diverged, Interrupted
 
 Reporter = Callable[[dict[str, Any]], None]
 
@@ -33,99 +33,79 @@ class Start:
     agent_steps: int = 0
     optimizer: dict[str, Any] | None = None  # a torch optimizer's state_dict; None starts cold
     rng: dict[str, Any] | None = None  # None seeds anew
+    algorithm: dict[str, Any] | None = None  # what else it had saved; None begins it anew
+    companions: dict[str, dict[str, Any]] = field(default_factory=dict)  # each one's state, by name
+
+    @classmethod
+    def at(cls, state: StateFile) -> Start:
+        """From a run's own checkpoint."""
+        return cls(
+            state.epoch, state.agent_steps, state.optimizer, state.rng, state.algorithm, state.companions
+        )
 
 
 @dataclass
-class Trainer:
+class Loop:
     """One training run.
 
-    policy: an nn.Module of the LSTMWrapper kind or feed-forward; vec: a VecEnv; run: a store.Run;
-    train: the [train] settings; facts: what every model checkpoint repeats (policy, env, versions, collapse);
-    reporters: called with each epoch's record (a plain dict).
+    algorithm: made with `tools` and the environments; vec: a VecEnv, this process's part of them; run: a
+    store.Run; train: the [train] settings (how long, and when to save); facts: what every model checkpoint
+    repeats (policy, env, versions, collapse); reporters: called with each epoch's record.
     """
 
-    policy: nn.Module
+    algorithm: Algorithm
     vec: Any
     run: Any
     train: Any
-    seed: int
+    tools: Tools
     facts: Facts
     start: Start = field(default_factory=Start)
+    companions: Mapping[str, Companion] = field(default_factory=dict)
     reporters: Iterable[Reporter] = ()
     collapse_epochs: tuple[int, ...] = (50,)
-    together: Group = ALONE  # vec is this process's part of the environments
     threads: tuple[int, int] | None = None  # torch's, in rollouts and in updates; None: as they are
 
     def __post_init__(self) -> None:
-        t = self.train
         memory.keep_freed()
-        self.masks = checkpoints.masks_of(self.policy)
-        self.steps = (
-            self.together.part(t.batch_size, "batch_size", t.bptt_horizon) // self.vec.num_envs
-        )  # of each environment and epoch; the settings see that it fits
-        self.policy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster convolutions
-        if t.compile:
-            compile_policy(self.policy, t.compile_mode)
-        device = next(self.policy.parameters()).device
-        self.precision = precision.resolve(t.precision, self.policy, device)
-        autocast = precision.autocast(self.precision, device)
-        self.clock, self.generator = Clock(), torch.Generator().manual_seed(self.seed)
-        self.together.same_weights(self.policy)
-        self.optimizer = make_optimizer(self.policy, t.learning_rate)
-        if self.start.optimizer is not None:
-            load_optimizer(self.optimizer, self.start.optimizer)
-        if self.start.rng is not None:
-            set_rng(self.start.rng, self.generator)
-        if not self.together.leads:  # each draws other actions and minibatches
-            self.generator.manual_seed(hash((self.seed, self.start.agent_steps, self.together.rank)))
-        self.epoch, self.agent_steps, self.seconds = self.start.epoch, self.start.agent_steps, 0.0
-        self.collector = Collector(
-            self.vec, self.policy, self.steps, t.bptt_horizon, self.generator, self.clock, autocast
-        )
-        self.learner = Learner(
-            self.policy,
-            self.optimizer,
-            Objective(
-                clip_coef=t.clip_coef,
-                clip_vloss=t.clip_vloss,
-                vf_clip_coef=t.vf_clip_coef,
-                vf_coef=t.vf_coef,
-                ent_coef=t.ent_coef,
-                norm_adv=t.norm_adv,
-            ),
-            minibatch_size=self.together.part(t.minibatch_size, "minibatch_size", t.bptt_horizon),
-            bptt=t.bptt_horizon,
-            update_epochs=t.update_epochs,
-            gamma=t.gamma,
-            gae_lambda=t.gae_lambda,
-            max_grad_norm=t.max_grad_norm,
-            target_kl=t.target_kl,
-            generator=self.generator,
-            clock=self.clock,
-            autocast=autocast,
-            together=self.together,
-            cpu_offload=t.cpu_offload,
-        )
+        self.together = self.tools.together
+        self.epoch, self.agent_steps = self.start.epoch, self.start.agent_steps
+        self.seconds = 0.0
+        self.reason: str | None = None  # why a companion has asked to stop
+        self.masks = {name: checkpoints.masks_of(m) for name, m in self.algorithm.modules.items()}
+        self._same_weights()
+        self.tools.seed_generator(self.agent_steps)
+        self.company = Company(self.companions, self.tools.seed)
+        self.notes = self._restore()  # what a person should know of what was, and was not, restored
+        self.parameters = self._parameters()
+
+    @property
+    def policy(self) -> nn.Module:
+        return self.algorithm.modules["policy"]
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self.algorithm.optimizers["policy"]
 
     def fit(self, stop: Callable[[], bool] = lambda: False) -> bool:
-        """Train to `total_timesteps`.  -> True when done, False when `stop` said so; saved either way.
+        """Train to `total_timesteps`.  -> True when done, False when `stop` or a companion said so
 
-        Raises Diverged when a loss, a parameter or a moment is not finite: checkpoints written before stay as
-        they are.
+        It is saved either way; `reason` holds a companion's words. Raises Diverged when a loss, a parameter
+        or a moment is not finite: checkpoints written before stay as they are.
         """
         with unvalidated():  # a Gaussian policy's numbers are checked here
             return self._fit(stop)
 
     def _fit(self, stop: Callable[[], bool]) -> bool:
-        started, saved = time.perf_counter(), self.epoch
+        started, saved, total = time.perf_counter(), self.epoch, self.train.total_timesteps
         first = self.together.rank * self.vec.num_envs
-        self.vec.reset((self.seed, self.agent_steps), first)  # a resumed run plays new episodes
+        self.vec.reset((self.tools.seed, self.agent_steps), first)  # a resumed run plays new episodes
+        if self.company:
+            self.together.first(lambda: self.company.start(self._moment({}, None)))
         alone = self.together.size == 1  # together, all stop after the same epoch
-        while self.agent_steps < self.train.total_timesteps and not self.together.any(stop()):
-            began = time.perf_counter()
-            self._set_learning_rate()
+        while self.agent_steps < total and not self.together.any(stop()) and self.reason is None:
+            began, left = time.perf_counter(), 1 - self.agent_steps / total
             try:
-                data, episodes = self.rollout(stop if alone else lambda: False)
+                collected = self.collect(stop if alone else lambda: False)
             except Interrupted:
                 break
             except Diverged:
@@ -134,46 +114,54 @@ class Trainer:
                 if saved != self.epoch:
                     self.save()
                 raise
-            losses = self.update(data)
+            learned = self.update(collected, left)
             self.epoch += 1
-            steps = data.rewards.shape[0] * self.steps * self.together.size
+            steps = collected.steps * self.together.size
             self.agent_steps += steps
+            join_episodes(collected.episodes, self.together)
+            metrics = {**of_episodes(collected.episodes), **learned}
+            metrics |= self._hear_companions(metrics, collected.rollout)
             now = time.perf_counter()
             self.seconds = now - started
-            self._report(losses, episodes, sps=steps / (now - began), uptime=self.seconds)
+            self._report(metrics, steps / (now - began))
             if self.epoch % self.train.checkpoint_interval == 0:
                 self.save()
                 saved = self.epoch
         if saved != self.epoch:
             self.save()
-        return self.agent_steps >= self.train.total_timesteps
+        return self.agent_steps >= total
 
-    def rollout(self, stop: Callable[[], bool] = lambda: False) -> tuple[Experience, Episodes]:
-        """See Collector.collect."""
+    def collect(self, stop: Callable[[], bool] = lambda: False) -> Collected:
+        """See Algorithm.collect."""
         if self.threads:
             torch.set_num_threads(self.threads[0])
-        return self.collector.collect(stop)
+        return self.algorithm.collect(stop)
 
-    def update(self, data: Experience) -> dict[str, float]:
-        """See Learner.update.  Raises Diverged, also where its last step left a number that is not finite."""
+    def update(self, collected: Collected, left: float = 1.0) -> dict[str, float]:
+        """See Algorithm.update.  Raises Diverged, also where its last step left what is not finite."""
         if self.threads:
             torch.set_num_threads(self.threads[1])
-        losses = self.learner.update(data)
-        weights = checkpoints.not_finite(self.policy.state_dict(), self.masks)
-        if odd := weights or checkpoints.not_finite(self.optimizer.state_dict()):
-            raise Diverged(f"after the update {odd}")
-        return losses
+        learned = self.algorithm.update(collected.rollout, left)
+        self._check_finite("the update")
+        return learned
 
     def save(self) -> None:
-        """Write model_<epoch>.pt, and beside it the optimizer, schedule and random numbers."""
+        """Write model_<epoch>.pt, and beside it what the run must go on with."""
         if not self.together.leads:
             return
         state = StateFile(
             epoch=self.epoch,
             agent_steps=self.agent_steps,
             optimizer=self.optimizer.state_dict(),
-            rng=get_rng(self.generator),
+            rng=get_rng(self.tools.generator),
             schedule={"learning_rate": self.optimizer.param_groups[0]["lr"]},
+            algorithm={
+                "name": self.algorithm.name,
+                "modules": states_of(self.algorithm.modules),
+                "optimizers": states_of(self.algorithm.optimizers),
+                "state": self.algorithm.state_dict(),
+            },
+            companions=self.company.state_dict(),
         )
         model_path, state_path = self.run.new_files(self.epoch, self.agent_steps, self.seconds)
         state.save(state_path)
@@ -181,90 +169,121 @@ class Trainer:
             **vars(self.facts),
             epoch=self.epoch,
             agent_steps=self.agent_steps,
-            seed=self.seed,
+            seed=self.tools.seed,
             state_dict=self.policy.state_dict(),
         )
         model.save(model_path)
         self.run.prune_states(self.train.keep_state, self.collapse_epochs)
 
-    def _set_learning_rate(self) -> None:
-        lr = self.train.learning_rate
-        if self.train.anneal_lr:
-            lr *= 1 - self.agent_steps / self.train.total_timesteps
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+    def _restore(self) -> list[str]:
+        """Take up what the run begins from.  -> what a person should know of it"""
+        start, algorithm = self.start, self.algorithm
+        if start.optimizer is not None:
+            load_optimizer(self.optimizer, start.optimizer)
+        if start.algorithm is not None:
+            if start.algorithm["name"] != algorithm.name:
+                raise UserError(
+                    f"the run was trained by {start.algorithm['name']}, and {algorithm.name} is asked for: "
+                    "go on with the former, or train a new run"
+                )
+            for name, state in start.algorithm["modules"].items():
+                algorithm.modules[name].load_state_dict(state)
+            for name, state in start.algorithm["optimizers"].items():
+                load_optimizer(algorithm.optimizers[name], state)
+            algorithm.load_state_dict(start.algorithm["state"])
+        if start.rng is None:
+            return []
+        set_rng(start.rng, self.tools.generator)
+        if not self.together.leads:  # the state is the leading process's
+            self.tools.seed_generator(self.agent_steps)
+        return self.company.load_state_dict(start.companions)
 
-    def _report(self, losses: dict[str, float], episodes: Episodes, sps: float, uptime: float) -> None:
-        join_episodes(episodes, self.together)
+    def _hear_companions(self, metrics: dict[str, float], rollout: Any) -> Mapping[str, float]:
+        """The companions' metrics of an epoch; what they have changed is made good, and told to all."""
+        if not self.company:
+            return {}
+        with self.tools.clock("companions"):
+            said: Said = self.together.first(
+                lambda: self.company.after(self._moment(metrics, rollout), self._check_change)
+            )
+            if said.changed:
+                self.algorithm.changed()
+                self._same_weights()
+                for optimizer in self.algorithm.optimizers.values():
+                    self.together.same_moments(optimizer)
+        self.reason = said.stop
+        return said.metrics
+
+    def _moment(self, metrics: dict[str, float], rollout: Any) -> Moment:
+        return Moment(
+            self.algorithm,
+            self.run.path,
+            self.epoch,
+            self.agent_steps,
+            metrics,
+            rollout,
+            self.tools.generator,
+        )
+
+    def _same_weights(self) -> None:
+        for module in self.algorithm.modules.values():
+            self.together.same_weights(module)
+
+    def _parameters(self) -> dict[str, tuple[int, torch.Size]]:
+        """Which parameters there are, each by its identity and shape."""
+        return {
+            f"{name}.{key}": (id(p), p.shape)
+            for name, module in self.algorithm.modules.items()
+            for key, p in module.named_parameters()
+        }
+
+    def _check_change(self, companion: str) -> None:
+        """Raise Diverged for numbers that are not finite, ValueError for parameters that are not the same."""
+        if odd := dict(self._parameters().items() ^ self.parameters.items()):
+            raise ValueError(
+                f"the companion {companion} has put another {min(odd)} in place of the one that is trained: "
+                "set its numbers in place, as p.copy_ does"
+            )
+        self._check_finite(f"the companion {companion}")
+
+    def _check_finite(self, after: str) -> None:
+        """Raise Diverged where a weight or a moment is not finite."""
+        for name, module in self.algorithm.modules.items():
+            if odd := checkpoints.not_finite(module.state_dict(), self.masks[name]):
+                raise Diverged(f"after {after} {'' if name == 'policy' else f'{name}.'}{odd}")
+        for optimizer in self.algorithm.optimizers.values():
+            if odd := checkpoints.not_finite(optimizer.state_dict()):
+                raise Diverged(f"after {after} {odd}")
+
+    def _report(self, metrics: Mapping[str, float], sps: float) -> None:
         if not self.together.leads:
             return
         record = {
-            "epoch": self.epoch,
-            "agent_steps": self.agent_steps,
-            "SPS": sps,
-            "episode_return": mean(episodes.returns),
-            "episode_length": mean(episodes.lengths),
-            "episodes": len(episodes.returns),
-            **losses,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "uptime": uptime,
-            "wall_time": time.time(),
-            **{f"env_{key}": mean(values) for key, values in episodes.other.items()},
+            "overview/epoch": self.epoch,
+            "overview/agent_steps": self.agent_steps,
+            "overview/SPS": sps,
+            **metrics,
+            "overview/uptime": self.seconds,
+            "overview/wall_time": time.time(),
         }
-        self.run.log({k: None if isinstance(v, float) and math.isnan(v) else v for k, v in record.items()})
+        self.run.log(keyed(record))
         for report in self.reporters:
             report(record)
 
 
-def compile_policy(policy: nn.Module, mode: str) -> None:
-    """Compile what a policy does to a batch, in place; an LSTM between encoder and heads stays as it is."""
-    core: Any = policy.policy if is_recurrent(policy) else policy
-    core.encode_observations = torch.compile(core.encode_observations, mode=mode)
-    core.decode_actions = torch.compile(core.decode_actions, mode=mode)
+def states_of(things: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The states of modules or optimizers by name, but for the policy's, which have places of their own."""
+    return {name: thing.state_dict() for name, thing in things.items() if name != "policy"}
 
 
-def make_optimizer(policy: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    """PufferLib's choice: Adam with eps 1e-5, its fused kernel."""
-    return torch.optim.Adam(policy.parameters(), lr=learning_rate, eps=1e-5, fused=True)
+def of_episodes(episodes: Any) -> dict[str, float]:
+    """The metrics of the episodes that ended in an epoch: means, nan where none ended, and their number.
 
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """load_state_dict, with every moment laid out in memory like its parameter, as fused Adam takes it."""
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            for name, moment in optimizer.state[p].items():
-                if isinstance(moment, torch.Tensor) and moment.shape == p.shape:
-                    optimizer.state[p][name] = torch.empty_like(p).copy_(moment)
-
-
-def mean(values: list[float]) -> float:
-    """The mean, or nan of nothing."""
-    return sum(values) / len(values) if values else float("nan")
-
-
-def get_rng(generator: torch.Generator) -> dict[str, Any]:
-    """Every random number generator that training may draw from, as plain data."""
-    kind, keys, pos, has_gauss, gauss = np.random.get_state()
+    What an environment reported at its episodes' ends goes by its own name, as environment/score.
+    """
     return {
-        "actions": generator.get_state(),
-        "torch": torch.get_rng_state(),
-        "numpy": [
-            kind,
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            int(pos),
-            int(has_gauss),
-            float(gauss),
-        ],
-        "python": [random.getstate()[0], list(random.getstate()[1]), random.getstate()[2]],
+        **{f"environment/{name}": mean(values) for name, values in episodes.other.items()},
+        "environment/episode_return": mean(episodes.returns),
+        "environment/episode_length": mean(episodes.lengths),
+        "environment/episodes": len(episodes.returns),
     }
-
-
-def set_rng(rng: dict[str, Any], generator: torch.Generator) -> None:
-    """Undo get_rng."""
-    generator.set_state(rng["actions"])
-    torch.set_rng_state(rng["torch"])
-    kind, keys, pos, has_gauss, gauss = rng["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), pos, has_gauss, gauss))
-    version, state, gauss_next = rng["python"]
-    random.setstate((version, tuple(state), gauss_next))

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.training.layout import load_optimizer
 
 Found = TypeVar("Found")
 
@@ -111,6 +112,11 @@ class Group:
             for tensor in (*policy.parameters(), *policy.buffers()):
                 dist.broadcast(tensor.data, 0)
 
+    def same_moments(self, optimizer: torch.optim.Optimizer) -> None:
+        """All take the first one's state of the optimizer."""
+        if self.size > 1:
+            load_optimizer(optimizer, self.first(lambda: on_cpu(optimizer.state_dict())))
+
     def part(self, whole: int, name: str, of: int = 1) -> int:
         """This process's part of a number, a multiple of `of`.  Raises UserError"""
         if whole % (self.size * of):
@@ -123,6 +129,15 @@ class Group:
 
 
 ALONE = Group()
+
+
+def on_cpu(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state_dict, its moments in main memory, which every process can read."""
+    state = {
+        index: {name: m.cpu() if isinstance(m, Tensor) else m for name, m in moments.items()}
+        for index, moments in optimizer["state"].items()
+    }
+    return {**optimizer, "state": state}
 
 
 def shared_file(size: int) -> str:

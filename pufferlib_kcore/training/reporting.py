@@ -10,20 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.training.ppo import learner
-
-Record = dict[str, Any]
-LOSSES = (*learner.LOSSES, "explained_variance")
-PLAIN = (
-    *("epoch", "agent_steps", "SPS", "episode_return", "episode_length", "episodes"),
-    *LOSSES,
-    *("learning_rate", "uptime"),
-)
+from pufferlib_kcore.training.metrics import KEYS, LINE, Record, known
 
 
 def plain_line(record: Record) -> str:
     """`epoch=3 agent_steps=92160 SPS=1043 episode_return=312.5 ...`, in a fixed order, nan where unknown."""
-    return " ".join(f"{key}={_number(record.get(key, math.nan))}" for key in PLAIN)
+    return " ".join(f"{key}={_number(record.get(name, math.nan))}" for name, key in LINE.items())
 
 
 def _number(value) -> str:
@@ -60,7 +52,7 @@ class Dashboard:
 
         self.facts = dict(re.findall(r"(\w+)=(.*?)(?=\s+\w+=|\s*$)", header))
         self.total, self.clock = total_timesteps, clock
-        self.known = {"episode_return": math.nan, "episode_length": math.nan}
+        self.known: dict[str, Any] = {}  # the last value of each metric
         self.console = Console() if console is None else console
         # A screen of its own is drawn anew each time: a terminal that changes its size keeps no fragments
         first = f"{self.facts.get('run', '')}\nthe first epoch ..."
@@ -70,8 +62,8 @@ class Dashboard:
         machine()  # the cores' load is measured from here on
 
     def __call__(self, record: Record) -> None:
-        self.known |= {key: record[key] for key in self.known if not math.isnan(record[key])}
-        self.shown = self._table(record)
+        self.known |= known(record)
+        self.shown = self._table({**record, **self.known})
         self.live.update(self.shown)
 
     def close(self) -> None:
@@ -87,42 +79,49 @@ class Dashboard:
         from rich.table import Table
         from rich.text import Text
 
-        left = (self.total - record["agent_steps"]) / max(record["SPS"], 1e-9)
         seconds = self.clock.seconds
         spent = sum(seconds.values()) or 1.0
-        groups = {
+        groups: dict[str, dict[str, Any]] = {
             "Run": {
                 "environment": self.facts.get("env", ""),
                 "policy": self.facts.get("policy", ""),
                 "parameters": f"{int(self.facts.get('params', 0)):,}",
-                "uptime": duration(record["uptime"]),
-                "remaining": duration(left),
+                "uptime": duration(record["overview/uptime"]),
+                "remaining": duration(self._left(record)),
                 **machine(),
             },
             "Progress": {
-                "epoch": record["epoch"],
-                "agent steps": f"{record['agent_steps']:,}",
-                "steps/s": f"{record['SPS']:,.0f}",
-                "return": _known(self.known["episode_return"], 2),
-                "length": _known(self.known["episode_length"], 1),
-                "episodes ended": record["episodes"],
+                "epoch": record["overview/epoch"],
+                "agent steps": f"{record['overview/agent_steps']:,}",
+                "steps/s": f"{record['overview/SPS']:,.0f}",
+                "return": _ended(record["environment/episode_return"], 2),
+                "length": _ended(record["environment/episode_length"], 1),
+                "episodes ended": record["environment/episodes"],
             },
-            "Losses": {key: f"{record[key]:.4f}" for key in LOSSES},
+            "Losses": {},
             "Time": {name: f"{100 * s / spent:.0f}%" for name, s in seconds.items()},
         }
+        for name, value in record.items():
+            section, _, rest = name.partition("/")
+            if section == "losses" or name not in KEYS:
+                groups.setdefault(section.capitalize(), {})[rest] = _shown(value)
         tables = []
         for name, rows in groups.items():
-            table = Table(
-                title=name, box=None, show_header=False, title_justify="left", title_style="bold cyan"
-            )
+            look: Any = {"title_justify": "left", "title_style": "bold cyan", "min_width": len(name) + 1}
+            table = Table(title=name, box=None, show_header=False, **look)
             for key, value in rows.items():
                 table.add_row(key, str(value))
             tables.append(Panel(table, border_style="cyan"))
         outer = Table.grid(expand=True)
         outer.add_row(Text(self.facts.get("run", ""), style="bold", overflow="fold"))
-        outer.add_row(ProgressBar(total=self.total, completed=min(self.total, record["agent_steps"])))
+        done = min(self.total, record["overview/agent_steps"])
+        outer.add_row(ProgressBar(total=self.total, completed=done))
         outer.add_row(Columns(tables))
         return outer
+
+    def _left(self, record: Record) -> float:
+        """Seconds until the end, at the last epoch's speed."""
+        return (self.total - record["overview/agent_steps"]) / max(record["overview/SPS"], 1e-9)
 
 
 def machine() -> dict[str, str]:
@@ -139,8 +138,12 @@ def machine() -> dict[str, str]:
     return bears
 
 
-def _known(value: float, digits: int) -> str:
+def _ended(value: float, digits: int) -> str:
     return "none ended yet" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _shown(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:
@@ -171,16 +174,13 @@ def tracker(
     return (_wandb if kind == "wandb" else _tensorboard)(name, folder, config, project, group, entity)
 
 
-def _scoped(record: Record) -> dict[str, float]:
-    """PufferLib's sections: 0verview, environment, losses; unknown values left out."""
-    overview = {"SPS", "agent_steps", "epoch", "learning_rate", "uptime"}
-    scoped = {}
-    for key, value in record.items():
-        if value is None or (isinstance(value, float) and math.isnan(value)) or key == "wall_time":
-            continue
-        section = "0verview" if key in overview else "losses" if key in LOSSES else "environment"
-        scoped[f"{section}/{key}"] = value
-    return scoped
+def tracked(record: Record) -> dict[str, float]:
+    """What trackers show: all that is known, the overview as PufferLib's section that sorts before others."""
+    return {
+        name.replace("overview/", "0verview/") if name in KEYS else name: value
+        for name, value in known(record).items()
+        if name != "overview/wall_time"
+    }
 
 
 def _tensorboard(name, folder, config, project, group, entity):
@@ -190,8 +190,8 @@ def _tensorboard(name, folder, config, project, group, entity):
     writer.add_text("config", f"{name}: {config}")
 
     def report(record: Record) -> None:
-        for key, value in _scoped(record).items():
-            writer.add_scalar(key, value, record["agent_steps"])
+        for key, value in tracked(record).items():
+            writer.add_scalar(key, value, record["overview/agent_steps"])
         writer.flush()
 
     return report, writer.close
@@ -219,4 +219,4 @@ def _wandb(name, folder, config, project, group, entity):
         mode="online" if online else "offline",
         settings=wandb.Settings(silent=True),
     )
-    return (lambda record: run.log(_scoped(record))), run.finish
+    return (lambda record: run.log(tracked(record))), run.finish

@@ -71,7 +71,7 @@ class Episodes:
                     self.returns.append(float(value))
                 elif key == "episode_length":
                     self.lengths.append(float(value))
-                elif isinstance(value, (int, float, np.number)):
+                elif isinstance(value, (int, float, np.number, np.bool_)):
                     self.other.setdefault(key, []).append(float(value))
 
 

@@ -68,7 +68,5 @@ def test_actions_that_are_none_are_refused_with_what_to_do():
     net = random_(Acting(lambda h: h.argmax(-1)))
     seen = [inputs(20, 4)]
     found = graph.collapse(net, seen[0], 0.9)
-    with pytest.raises(
-        UserError, match=r"^a policy's actions are int64 .* expected .*actions=\.\.\.$"
-    ):
+    with pytest.raises(UserError, match=r"^a policy's actions are int64 .* expected .*actions=\.\.\.$"):
         graph.divergence(net, found.policy, seen, found.network, found.merges)

@@ -1,4 +1,4 @@
-"""Trainer: the loop, its checkpoints, and going on from them bit by bit."""
+"""Loop: epochs, its checkpoints, and going on from them bit by bit."""
 
 import copy
 import math
@@ -8,46 +8,35 @@ import numpy as np
 import pytest
 import torch
 from torch.distributions import Distribution
-from worlds import Countdown, tiny_policy, train_settings
+from worlds import Countdown, loop, resumed, tiny_policy, weights
 
-from pufferlib_kcore.store import Facts, ModelFile, StateFile, checkpoints
-from pufferlib_kcore.store.runs import Run
-from pufferlib_kcore.training.loop import Start, Trainer, get_rng, set_rng
+from pufferlib_kcore.store import ModelFile, StateFile, checkpoints
+from pufferlib_kcore.training import metrics
+from pufferlib_kcore.training.generators import get_rng, set_rng
+from pufferlib_kcore.training.layout import load_optimizer, make_optimizer
 from pufferlib_kcore.training.rollout import Diverged
 
-FACTS = Facts(policy={"name": "Default"})
 
-
-def make(folder, exp_id="run", start=None, policy=None, vec=None, **changes):
-    run = Run(folder / exp_id) if (folder / exp_id).exists() else Run.create(folder, "countdown", exp_id)
+def make(folder, start=None, policy=None, vec=None, **changes):
     vec = vec or Countdown([3, 5, 20, 7], groups=2)
-    policy = policy or tiny_policy(vec)
-    return Trainer(policy, vec, run, train_settings(**changes), 1, FACTS, start or Start())
+    return loop(folder, vec, policy or tiny_policy(vec), start=start, **changes)
 
 
-def resume(folder, epoch, exp_id="run", **changes):
-    run = Run(folder / exp_id)
-    model, state = ModelFile.load(run.model_path(epoch)), StateFile.load(run.state_path(epoch))
-    policy = tiny_policy(Countdown([3, 5, 20, 7]), seed=99)
-    policy.load_state_dict(model.state_dict)
-    start = Start(state.epoch, state.agent_steps, state.optimizer, state.rng)
-    return make(folder, exp_id, start, policy, **changes)
-
-
-def weights(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.policy.parameters()])
+def resume(folder, epoch):
+    vec = Countdown([3, 5, 20, 7], groups=2)
+    return resumed(folder, vec, tiny_policy(vec, seed=99), epoch)
 
 
 def test_trains_to_the_last_step_with_a_record_an_epoch_and_checkpoints_at_the_interval(tmp_path):
     trainer = make(tmp_path, total_timesteps=64 * 5)
-    seen = []
-    trainer.reporters = [seen.append]
     assert trainer.fit()
-    assert [r["epoch"] for r in seen] == [1, 2, 3, 4, 5] and seen[-1]["agent_steps"] == 320
-    assert [r["epoch"] for r in trainer.run.metrics()] == [1, 2, 3, 4, 5]
+    seen = trainer.seen
+    assert [r["overview/epoch"] for r in seen] == [1, 2, 3, 4, 5] and seen[-1]["overview/agent_steps"] == 320
+    kept = trainer.run.metrics()
+    assert [r["epoch"] for r in kept] == [1, 2, 3, 4, 5]
     assert [epoch for epoch, _ in trainer.run.checkpoints()] == [2, 4, 5]  # the interval, and the end
-    assert {"approx_kl", "clipfrac", "explained_variance", "entropy", "SPS", "wall_time"} <= set(seen[0])
-    lrs = [r["learning_rate"] for r in seen]
+    assert set(kept[0]) == set(metrics.KEYS.values()) and set(seen[0]) == set(metrics.KEYS)
+    lrs = [r["overview/learning_rate"] for r in seen]
     assert np.allclose(lrs, [1e-3 * (1 - i / 5) for i in range(5)])  # annealed
 
 
@@ -55,12 +44,12 @@ def test_a_resumed_run_has_parameters_moments_schedule_steps_and_random_numbers_
     first = make(tmp_path)
     first.fit(stop=lambda: first.epoch == 2)
     second = resume(tmp_path, 2)
-    assert torch.equal(weights(first), weights(second))
+    assert torch.equal(weights(first.policy), weights(second.policy))
     assert (first.epoch, first.agent_steps) == (second.epoch, second.agent_steps) == (2, 128)
     for p, q in zip(first.policy.parameters(), second.policy.parameters(), strict=True):
         for name, moment in first.optimizer.state[p].items():
             assert torch.equal(moment, second.optimizer.state[q][name]), name
-    assert torch.equal(first.generator.get_state(), second.generator.get_state())
+    assert torch.equal(first.tools.generator.get_state(), second.tools.generator.get_state())
 
 
 def test_resuming_twice_gives_the_same_run_bit_by_bit(tmp_path):
@@ -70,9 +59,9 @@ def test_resuming_twice_gives_the_same_run_bit_by_bit(tmp_path):
     for _ in range(2):
         again = resume(tmp_path, 2)
         again.fit()
-        ends.append(weights(again))
+        ends.append(weights(again.policy))
     assert again.epoch == 4 and torch.equal(*ends)
-    assert not torch.equal(ends[0], weights(first))
+    assert not torch.equal(ends[0], weights(first.policy))
 
 
 def test_interrupted_between_checkpoints_loses_no_finished_epoch(tmp_path):
@@ -83,8 +72,6 @@ def test_interrupted_between_checkpoints_loses_no_finished_epoch(tmp_path):
 
 def test_moments_follow_their_parameters_layout_in_memory(tmp_path):
     """Fused Adam takes memory as it lies: a moment laid out unlike its parameter would be scrambled."""
-    from pufferlib_kcore.training.loop import load_optimizer, make_optimizer
-
     torch.manual_seed(0)
     layers = [torch.nn.Conv2d(3, 4, 5).to(memory_format=torch.channels_last) for _ in range(2)]
     layers[1].load_state_dict(layers[0].state_dict())
@@ -155,11 +142,26 @@ def test_a_failing_environment_keeps_what_was_learned_before(tmp_path):
 
 def test_epochs_without_a_finished_episode_are_recorded_as_unknown(tmp_path):
     trainer = make(tmp_path, vec=Countdown([1000] * 4), total_timesteps=64)
-    seen = []
-    trainer.reporters = [seen.append]
     trainer.fit()
-    assert math.isnan(seen[0]["episode_return"])
+    assert math.isnan(trainer.seen[0]["environment/episode_return"])
     assert trainer.run.metrics()[0]["episode_return"] is None
+
+
+def test_what_environments_report_at_an_episodes_end_is_in_the_record(tmp_path):
+    class Scoring(Countdown):
+        def send(self, g, actions):
+            super().send(g, actions)
+            for info in self.infos[g]:
+                info |= {"score": 2.0 * info["episode_length"], "won": np.bool_(True), "name": "no number"}
+
+    trainer = make(tmp_path, vec=Scoring([3, 1000, 1000, 7], groups=2), total_timesteps=64 * 2)
+    trainer.fit()
+    lengths = [3] * 4 + [7] * 2  # in 16 steps; the dummy steps count
+    first = trainer.run.metrics()[0]
+    assert first["episodes"] == 6 and first["episode_length"] == pytest.approx(np.mean(lengths))
+    assert first["environment/score"] == pytest.approx(2 * np.mean(lengths))
+    assert first["environment/won"] == 1 and "environment/name" not in first
+    assert trainer.seen[0]["environment/score"] == first["environment/score"]
 
 
 def test_random_state_round_trips_as_plain_data(tmp_path):
@@ -183,7 +185,9 @@ def test_learns_a_trivial_task(tmp_path):
         tmp_path, vec=Prefers([8] * 4), total_timesteps=64 * 60, learning_rate=0.02, anneal_lr=False
     )
     trainer.fit()
-    assert (trainer.collector.data.actions == 2)[trainer.collector.data.valid].float().mean() > 0.9
+    assert (trainer.algorithm.collector.data.actions == 2)[
+        trainer.algorithm.collector.data.valid
+    ].float().mean() > 0.9
 
 
 @pytest.mark.parametrize(
@@ -212,6 +216,6 @@ def test_learns_with_every_kind_of_action(tmp_path, space, recurrent):
         tmp_path, vec=vec, policy=policy, total_timesteps=64 * 40, learning_rate=0.02, anneal_lr=False
     )
     trainer.fit()
-    data = trainer.collector.data
+    data = trainer.algorithm.collector.data
     chosen = data.actions[..., 0].float()[data.valid].mean()
     assert chosen > 1.5

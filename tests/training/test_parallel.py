@@ -11,11 +11,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from commands import demo, warm
-from worlds import Countdown, learner, rollout, tiny_policy
+from worlds import Countdown, learner, loop, rollout, tiny_policy, weights
 
 from pufferlib_kcore.cli import main
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import Run
+from pufferlib_kcore.training.companions import Companion, Said
 from pufferlib_kcore.training.parallel import ALONE, Group
 from pufferlib_kcore.training.rollout import Experience
 
@@ -31,8 +32,7 @@ def experience():
 
 
 def updated(policy, data, together):
-    size = ENVS * STEPS // together.size
-    made = learner(policy, 0.5, torch.optim.SGD, together.rank, minibatch_size=size, together=together)
+    made = learner(policy, 0.5, torch.optim.SGD, together, minibatch_size=ENVS * STEPS)
     losses = made.update(data)
     return [p.detach() for p in policy.parameters()], losses
 
@@ -77,6 +77,53 @@ def test_two_processes_learn_what_one_learns_from_all_steps(tmp_path, here):
             assert not torch.equal(start, one)
         for name in ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac"):
             assert said[name] == pytest.approx(losses[name], abs=1e-5)
+
+
+class Moves(Companion):
+    """Moves weights and moments, in the process that leads; asks to stop after two epochs."""
+
+    def after(self, moment):
+        with torch.no_grad():
+            for p in moment.policy.parameters():
+                p.data = p + torch.randn(p.shape, generator=moment.generator)
+                moment.optimizer.state[p]["exp_avg"] = torch.randn(p.shape, generator=moment.generator)
+        return Said(
+            {"moves/heard": moment.metrics["environment/score"]}, True, "moved" if moment.epoch == 2 else None
+        )
+
+
+class Scores(Countdown):
+    """Countdown that reports a score at each episode's end."""
+
+    def send(self, g, actions):
+        super().send(g, actions)
+        for info in self.infos[g]:
+            info["score"] = info["episode_length"]
+
+
+def accompanied(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    vec = Scores([3, 3, 3, 3] if rank == 0 else [7, 7, 7, 7])
+    policy = tiny_policy(vec, seed=rank)
+    size = {"batch_size": 128, "minibatch_size": 64, "total_timesteps": 128 * 9, "checkpoint_interval": 99}
+    members = {"moves": Moves()} if rank == 0 else {"moves": Companion()}  # only the first is called
+    trainer = loop(Path(folder) / str(rank), vec, policy, members, together=Group(rank, 2), **size)
+    done = trainer.fit()
+    assert not done and trainer.epoch == 2 and trainer.reason == "moves: moved"
+    moments = [trainer.optimizer.state[p]["exp_avg"] for p in policy.parameters()]
+    torch.save((weights(policy), torch.cat([m.flatten() for m in moments])), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_what_a_companion_changes_in_the_first_process_all_take_over(tmp_path):
+    warm()
+    torch.multiprocessing.start_processes(accompanied, (str(tmp_path),), nprocs=2, start_method="forkserver")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+    records = Run(tmp_path / "0/run").metrics()
+    assert not Run(tmp_path / "1/run").metrics()
+    score = (4 * 3 + 2 * 7) / (4 + 2)  # four episodes of 3 steps, and two of 7, in 16 of each environment
+    assert records[0]["environment/score"] == records[0]["moves/heard"] == pytest.approx(score)
 
 
 def test_what_cannot_be_shared_is_one_sentence():

@@ -4,15 +4,16 @@ import math
 
 import pytest
 import torch
-from worlds import Countdown, learner, rollout, tiny_policy
+from worlds import Countdown, learner, rollout, tiny_policy, train_settings
 
-from pufferlib_kcore.training.ppo.learner import LOSSES, Diverged, Objective, explained_variance
+from pufferlib_kcore.training.ppo.objective import LOSSES, explained_variance, objective
+from pufferlib_kcore.training.rollout import Diverged
 
 
 def test_loss_of_one_sample_by_hand():
-    objective = Objective(clip_coef=0.2, vf_clip_coef=0.1, vf_coef=0.5, ent_coef=0.01, norm_adv=False)
+    train = train_settings(clip_coef=0.2, vf_clip_coef=0.1, vf_coef=0.5, ent_coef=0.01, norm_adv=False)
     old, new = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.75)])  # ratio 1.5, clipped at 1.2
-    total, terms = objective.loss(
+    total, terms = objective(
         new,
         torch.tensor([0.7]),
         torch.tensor([3.0]),
@@ -20,6 +21,7 @@ def test_loss_of_one_sample_by_hand():
         torch.tensor([1.0]),
         torch.tensor([2.0]),
         torch.tensor([2.0]),
+        train,
     )
     got = dict(zip(LOSSES, terms.tolist(), strict=True))
     assert got["policy_loss"] == pytest.approx(-1.2 * 2)
@@ -31,9 +33,11 @@ def test_loss_of_one_sample_by_hand():
 
 
 def test_negative_advantages_are_not_clipped_away():
-    objective = Objective(clip_coef=0.2, norm_adv=False, vf_coef=0, ent_coef=0)
+    train = train_settings(clip_coef=0.2, norm_adv=False, vf_coef=0, ent_coef=0)
     zeros = torch.zeros(1)
-    ratio_up, _ = objective.loss(torch.tensor([0.5]), zeros, zeros, zeros, zeros, torch.tensor([-1.0]), zeros)
+    ratio_up, _ = objective(
+        torch.tensor([0.5]), zeros, zeros, zeros, zeros, torch.tensor([-1.0]), zeros, train
+    )
     assert float(ratio_up) == pytest.approx(math.exp(0.5))
 
 

@@ -2,21 +2,28 @@
 
 import io
 import math
+import re
 
 from rich.console import Console
 
-from pufferlib_kcore.training import reporting
+from pufferlib_kcore.training import metrics, reporting
 from pufferlib_kcore.training.clock import Clock
 from pufferlib_kcore.training.evaluate import Played
+from pufferlib_kcore.training.ppo.objective import LOSSES
 
 RUN = "experiments/beam_rider-0123abcd/collapsed_model_thr_03_000051/beam_rider-4567cdef"
 HEADER = f"run={RUN} env=beam_rider policy=LSTMWrapper(Convolutional) params=3948202 vec=multiprocessing"
 RECORD = {
-    **dict(epoch=3, agent_steps=30_000, SPS=1234.5, uptime=70.0, episodes=2, learning_rate=1e-3),
-    **dict(episode_return=312.5, episode_length=400.0),
-    **dict.fromkeys(reporting.LOSSES, 0.1),
+    **dict.fromkeys(metrics.LINE, 0.1),
+    **{"overview/epoch": 3, "overview/agent_steps": 30_000, "overview/SPS": 1234.5, "overview/uptime": 70.0},
+    **{"environment/episode_return": 312.5, "environment/episode_length": 400.0, "environment/episodes": 2},
+    **{"overview/learning_rate": 1e-3, "overview/wall_time": 1.7e9},
 }
-NONE_ENDED = {**RECORD, "episode_return": math.nan, "episode_length": math.nan, "episodes": 0}
+NONE_ENDED = {
+    **RECORD,
+    **{"environment/episode_return": math.nan, "environment/episode_length": math.nan},
+    "environment/episodes": 0,
+}
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
 
 
@@ -56,6 +63,25 @@ def test_it_is_drawn_on_a_screen_of_its_own_and_fits_a_small_terminal():
     assert "epoch" in own and after.count("agent steps") == 1
     assert len(after.strip("\n").splitlines()) <= 24
     assert all(len(line) <= 80 for line in after.splitlines())
+
+
+def test_it_shows_metrics_that_it_was_not_told_of_and_keeps_the_last_known():
+    _, after = shown({**RECORD, "diagnosis/churn": 0.125, "environment/score": 3}, RECORD, height=60)
+    for word in ("Diagnosis", r"churn\s+0\.1250", "Environment", r"score\s+3 "):
+        assert re.search(word, after)
+
+
+def test_the_plain_line_keeps_its_keys_and_trackers_their_sections():
+    line = reporting.plain_line({**RECORD, "diagnosis/churn": 0.125})
+    keys = [pair.split("=")[0] for pair in line.split()]
+    assert keys[:6] == ["epoch", "agent_steps", "SPS", "episode_return", "episode_length", "episodes"]
+    assert keys[6:] == [*LOSSES, "explained_variance", "learning_rate", "uptime"]
+    assert line.startswith("epoch=3 agent_steps=30000 SPS=1234.5 episode_return=312.5")
+    tracked = reporting.tracked({**NONE_ENDED, "diagnosis/churn": 0.125, "fibers/overview/x": 2})
+    overview = {"epoch", "agent_steps", "SPS", "learning_rate", "uptime"}
+    own = {"environment/episodes", "diagnosis/churn", "fibers/overview/x"}
+    losses = {f"losses/{name}" for name in (*LOSSES, "explained_variance")}
+    assert tracked.keys() == {f"0verview/{name}" for name in overview} | losses | own
 
 
 def test_one_episode_has_no_standard_error():

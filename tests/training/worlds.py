@@ -9,8 +9,13 @@ import numpy as np
 import pufferlib.models
 import torch
 
+from pufferlib_kcore.store import Facts, ModelFile, Run, StateFile
+from pufferlib_kcore.training.algorithm import Tools
 from pufferlib_kcore.training.clock import Clock
-from pufferlib_kcore.training.ppo.learner import Learner, Objective
+from pufferlib_kcore.training.loop import Loop, Start
+from pufferlib_kcore.training.parallel import ALONE
+from pufferlib_kcore.training.ppo import PPO
+from pufferlib_kcore.training.ppo.learner import Learner
 from pufferlib_kcore.training.rollout import Collector
 
 Step = namedtuple("Step", "obs rewards terminals truncations infos env_ids")
@@ -79,6 +84,52 @@ class Countdown:
         pass
 
 
+class Laps(Countdown):
+    """Four environments whose episodes take 15 steps, and with the dummy step one epoch of 64 steps.
+
+    So each epoch begins as a fresh reset does, and a run that goes on can be held to one that never stopped.
+    """
+
+    def __init__(self, groups=2):
+        super().__init__([15] * 4, groups=groups)
+
+    def send(self, g, actions):
+        super().send(g, actions)
+        self.state[:, 1] = 0  # which episode it is
+
+
+def loop(folder, vec, policy, companions=None, start=None, together=ALONE, algorithm=PPO, **changes):
+    """A training in folder/run, new or going on; its reporters fill the list `seen`."""
+    path = folder / "run"
+    run = Run(path) if path.exists() else Run.create(folder, "countdown", "run")
+    train, tools = train_settings(**changes), Tools(1, together)
+    made = Loop(
+        algorithm(policy, vec, train, tools),
+        vec,
+        run,
+        train,
+        tools,
+        Facts(policy={"name": "Default"}),
+        start or Start(),
+        companions or {},
+    )
+    made.seen = []
+    made.reporters = [made.seen.append]
+    return made
+
+
+def resumed(folder, vec, policy, epoch, companions=None, **changes):
+    """The training in folder/run going on from an epoch; the policy's weights are read from there."""
+    run = Run(folder / "run")
+    policy.load_state_dict(ModelFile.load(run.model_path(epoch)).state_dict)
+    run.truncate_metrics(epoch)
+    return loop(folder, vec, policy, companions, Start.at(StateFile.load(run.state_path(epoch))), **changes)
+
+
+def weights(policy):
+    return torch.cat([p.detach().flatten() for p in policy.parameters()])
+
+
 def tiny_policy(vec, recurrent=True, hidden=8, layers=1, seed=0):
     """PufferLib's Default, and LSTMWrapper around it."""
     torch.manual_seed(seed)
@@ -132,23 +183,9 @@ def rollout(vec, policy, steps=8, bptt=4):
     return Collector(vec, policy, steps, bptt, generator, Clock(), contextlib.nullcontext).collect()[0]
 
 
-def learner(policy, lr=1e-3, optimizer=torch.optim.Adam, rank=0, **changes):
+def learner(policy, lr=1e-3, optimizer=torch.optim.Adam, together=ALONE, **changes):
     """A Learner of 16-step minibatches, with small settings."""
-    settings = dict(
-        minibatch_size=16,
-        bptt=4,
-        update_epochs=2,
-        gamma=0.9,
-        gae_lambda=0.8,
-        max_grad_norm=0.5,
-        target_kl=None,
-    )
-    return Learner(
-        policy,
-        optimizer(policy.parameters(), lr=lr),
-        Objective(),
-        generator=torch.Generator().manual_seed(rank),
-        clock=Clock(),
-        autocast=contextlib.nullcontext,
-        **{**settings, **changes},
-    )
+    tools = Tools(together.rank, together)
+    tools.generator.manual_seed(together.rank)
+    train = train_settings(**{"minibatch_size": 16, "clip_coef": 0.1, "vf_clip_coef": 0.1, **changes})
+    return Learner(policy, optimizer(policy.parameters(), lr=lr), train, tools, contextlib.nullcontext)

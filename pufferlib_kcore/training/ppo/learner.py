@@ -1,72 +1,20 @@
-"""PPO: the clipped objective and its minibatch updates (Schulman et al. 2017), recurrent or not."""
+"""Learner: PPO's passes over a rollout in minibatches of segments (Schulman et al. 2017)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pufferlib_kcore import distributions
-from pufferlib_kcore.training.clock import Clock
-from pufferlib_kcore.training.parallel import ALONE, Group
+from pufferlib_kcore.training.algorithm import Tools
+from pufferlib_kcore.training.ppo.objective import LOSSES, explained_variance, objective
 from pufferlib_kcore.training.rollout import Diverged, Experience
 from pufferlib_kcore.training.unroll import unroll
-
-LOSSES = ("policy_loss", "value_loss", "entropy", "old_approx_kl", "approx_kl", "clipfrac")
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The terms of the loss, PufferLib's names."""
-
-    clip_coef: float = 0.1  # PPO's epsilon
-    clip_vloss: bool = True  # clip the value's change as well
-    vf_clip_coef: float = 0.1
-    vf_coef: float = 0.5  # weight of the value loss
-    ent_coef: float = 0.01  # weight of the entropy bonus
-    norm_adv: bool = True  # advantages to mean 0 and std 1 in each minibatch
-
-    def loss(
-        self,
-        log_prob: Tensor,
-        entropy: Tensor,
-        value: Tensor,
-        old_log_prob: Tensor,
-        old_value: Tensor,
-        advantage: Tensor,
-        returns: Tensor,
-        moments: tuple[float, float] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """All (M,), dummy steps already left out.  -> scalar loss, and LOSSES stacked (6,), detached
-
-        moments: mean and standard deviation by which advantages are normalized; None for their own.
-
-        approx_kl is the k3 estimator of Schulman's note, mean of (ratio - 1) - log ratio.
-        """
-        log_ratio = log_prob - old_log_prob
-        ratio = log_ratio.exp()
-        if self.norm_adv:
-            mean, std = moments or (float(advantage.mean()), float(advantage.std()))
-            advantage = (advantage - mean) / (std + 1e-8)
-        clipped = ratio.clamp(1 - self.clip_coef, 1 + self.clip_coef)
-        policy_loss = torch.max(-advantage * ratio, -advantage * clipped).mean()
-
-        value_error = (value - returns) ** 2
-        if self.clip_vloss:
-            near = old_value + (value - old_value).clamp(-self.vf_clip_coef, self.vf_clip_coef)
-            value_error = torch.max(value_error, (near - returns) ** 2)
-        value_loss = 0.5 * value_error.mean()
-        mean_entropy = entropy.mean()
-        total = policy_loss - self.ent_coef * mean_entropy + self.vf_coef * value_loss
-        with torch.no_grad():
-            kl = ((ratio - 1) - log_ratio).mean()
-            clipfrac = ((ratio - 1).abs() > self.clip_coef).float().mean()
-            terms = torch.stack([policy_loss, value_loss, mean_entropy, -log_ratio.mean(), kl, clipfrac])
-        return total, terms
 
 
 class Part(NamedTuple):
@@ -78,44 +26,32 @@ class Part(NamedTuple):
 
 
 class Learner:
-    """Updates a policy from a rollout.
+    """Updates a policy from a rollout, as the [train] settings say.
 
-    minibatch_size: steps; bptt: steps of a segment, over which gradients flow back through the LSTM, from the
-    state that the rollout had before the segment. Each of `update_epochs` passes shuffles the segments anew.
-    cpu_offload: leave the rollout's observations in main memory, and bring each minibatch's to the policy.
+    minibatch_size: steps; bptt_horizon: steps of a segment, over which gradients flow back through the LSTM,
+    from the state that the rollout had before the segment. Each of `update_epochs` passes shuffles the
+    segments anew. cpu_offload: leave the rollout's observations in main memory, and bring each minibatch's to
+    the policy. Sizes are of all processes together, of which this one has its part.
     """
 
     def __init__(
         self,
         policy: nn.Module,
         optimizer: torch.optim.Optimizer,
-        objective: Objective,
-        *,
-        minibatch_size: int,
-        bptt: int,
-        update_epochs: int,
-        gamma: float,
-        gae_lambda: float,
-        max_grad_norm: float,
-        target_kl: float | None,
-        generator: torch.Generator,
-        clock: Clock,
-        autocast,
-        together: Group = ALONE,
-        cpu_offload: bool = False,
+        train: Any,
+        tools: Tools,
+        autocast: Callable[[], AbstractContextManager],
     ):
-        self.together, self.cpu_offload = together, cpu_offload
-        self.policy, self.optimizer, self.objective = policy, optimizer, objective
-        self.rows, self.bptt, self.update_epochs = minibatch_size // bptt, bptt, update_epochs
-        self.gamma, self.gae_lambda = gamma, gae_lambda
-        self.max_grad_norm, self.target_kl = max_grad_norm, target_kl
-        self.generator, self.clock, self.autocast = generator, clock, autocast
+        self.policy, self.optimizer, self.train, self.autocast = policy, optimizer, train, autocast
+        self.together, self.generator, self.clock = tools.together, tools.generator, tools.clock
+        self.bptt = train.bptt_horizon
+        self.rows = self.together.part(train.minibatch_size, "minibatch_size", self.bptt) // self.bptt
         self.device = next(policy.parameters()).device
 
     def update(self, data: Experience) -> dict[str, float]:
         """-> LOSSES, averaged over minibatches, and explained_variance.  Raises Diverged."""
         with self.clock("train_misc"):
-            advantage = data.advantages(self.gamma, self.gae_lambda)
+            advantage = data.advantages(self.train.gamma, self.train.gae_lambda)
             values, valid = data.values[:, :-1], data.valid
             returns = advantage + values
             N, T = valid.shape
@@ -136,7 +72,7 @@ class Learner:
                 "valid": valid,
                 "starts": data.starts[:, :-1],
             }
-            stay = ("obs",) if self.cpu_offload else ()
+            stay = ("obs",) if self.train.cpu_offload else ()
             columns = {
                 name: segments(column) if name in stay else self._near(segments(column))
                 for name, column in columns.items()
@@ -147,13 +83,14 @@ class Learner:
                 states = None
 
         totals, count = torch.zeros(len(LOSSES)), 0
-        for _ in range(self.update_epochs):
+        for _ in range(self.train.update_epochs):
             order = torch.randperm(N * T // B, generator=self.generator)
             batches = order.split(self.rows)
             for rows, part in zip(batches, self._parts(columns, batches), strict=True):
                 terms = self._minibatch(columns, states, rows, part)
                 totals, count = totals + terms, count + 1
-            if self.target_kl is not None and self._mean(terms)[LOSSES.index("approx_kl")] > self.target_kl:
+            target = self.train.target_kl
+            if target is not None and self._mean(terms)[LOSSES.index("approx_kl")] > target:
                 break
 
         losses = dict(zip(LOSSES, (self._mean(totals) / count).tolist(), strict=True))
@@ -199,7 +136,7 @@ class Learner:
                 output, value = unroll(self.policy, batch["obs"], state, batch["starts"])
             actor = distributions.of(output)
             log_prob, entropy = actor.log_prob(batch["actions"].flatten(0, 1)), actor.entropy()
-            loss, terms = self.objective.loss(
+            loss, terms = objective(
                 log_prob[keep],
                 entropy[keep],
                 value[keep],
@@ -207,20 +144,15 @@ class Learner:
                 old_value,
                 advantage,
                 returns,
+                self.train,
                 (part.mean, part.std),
             )
         with self.clock("learn"):
             self.optimizer.zero_grad(set_to_none=True)
             (loss * part.share).backward()
             self.together.average_gradients(self.policy)
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.train.max_grad_norm)
             if not math.isfinite(float(norm)) or not math.isfinite(float(loss.detach())):
                 raise Diverged(f"the loss is {float(loss.detach())} and the gradient's norm {float(norm)}")
             self.optimizer.step()
         return terms.cpu() * part.share
-
-
-def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """1 - Var(returns - values) / Var(returns); nan where the returns do not vary."""
-    variance = returns.var()
-    return float("nan") if variance == 0 else float(1 - (returns - values).var() / variance)
