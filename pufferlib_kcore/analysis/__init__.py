@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pufferlib_kcore.analysis.comparison import Comparison, compare
     from pufferlib_kcore.analysis.curves import Curve
-    from pufferlib_kcore.analysis.fibers import FiberHistory
     from pufferlib_kcore.analysis.logs import parse
 
-__all__ = ["Comparison", "Curve", "FiberHistory", "compare", "parse"]
-PLACES = dict(
-    Comparison="comparison", compare="comparison", Curve="curves", FiberHistory="fibers", parse="logs"
-)
+__all__ = ["Comparison", "Curve", "compare", "parse"]
+PLACES = dict(Comparison="comparison", compare="comparison", Curve="curves", parse="logs")
 
 
 def __getattr__(name: str) -> Any:

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from pufferlib_kcore.analysis import batch_figures, batch_tables, report
-from pufferlib_kcore.analysis.fibers import FiberHistory
 from pufferlib_kcore.analysis.groups import Entry, Group, Result, grouped
 from pufferlib_kcore.analysis.tables import Table
 from pufferlib_kcore.analysis.verdict import verdict
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.store import atomic
+from pufferlib_kcore.store import FiberHistory, atomic
 
 __all__ = ["Entry", "write"]
 
@@ -22,14 +21,14 @@ def write(
     title: str,
     entries: Sequence[Entry],
     *,
-    fibers: Mapping[str, Mapping] = {},  # noqa: B006 never edited
+    fibers: Mapping[str, FiberHistory] = {},  # noqa: B006 never edited
     sweeps: Mapping[str, Sequence[tuple[float, float]]] = {},  # noqa: B006
     about: Mapping[str, str | Mapping[str, Any]] = {},  # noqa: B006
     units: Mapping[str, Mapping[str, int]] = {},  # noqa: B006
 ) -> Path:
     """Write folder/index.html, which holds all it shows, and the same figures and tables as PNG and CSV.
 
-    fibers: by run's name, what FiberHistory.of takes.  sweeps: by checkpoint, e.g. "t1, epoch 340",
+    fibers: by run's name.  sweeps: by checkpoint, e.g. "t1, epoch 340",
     (threshold, part of the parameters kept).  about: command, machine, versions, for the foot of the page;
     what has parts is a table of its own.  units: by run's name, units of each space in the original.
     Returns the page's path.  Raises UserError where there is no entry, one is of a kind or status that is
@@ -40,12 +39,11 @@ def write(
     folder = Path(folder)
     runs = [Result.of(entry) for entry in entries]
     groups = grouped(runs)
-    histories = {name: FiberHistory.of(history) for name, history in fibers.items()}
     kinds = {entry.name: entry.kind for entry in entries}
     figures = {
         "returns": batch_figures.sheets("returns", batch_figures.returns(groups)),
         "sizes": batch_figures.sheets("sizes", batch_figures.sizes(groups)),
-        "fibers": batch_figures.sheets("fibers", batch_figures.fibers(histories, kinds, units), 1, (9, 3)),
+        "fibers": batch_figures.sheets("fibers", batch_figures.fibers(fibers, kinds, units), 1, (9, 3)),
         "thresholds": batch_figures.sheets("thresholds", batch_figures.thresholds(sweeps), 1, (8, 4)),
         "costs": batch_figures.sheets("costs", batch_figures.costs(runs), 2),
     }
@@ -54,7 +52,7 @@ def write(
         "improvements": batch_tables.improvements(groups),
         "curves": batch_tables.curves(groups),
         "thresholds": batch_tables.sweeps(sweeps),
-        "fibers": batch_tables.fibers(histories),
+        "fibers": batch_tables.fibers(fibers),
         "runs": batch_tables.runs(runs),
     }
     files = {name: png for sheet in figures.values() for name, png in sheet.items()}

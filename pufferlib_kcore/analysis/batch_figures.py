@@ -14,10 +14,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from pufferlib_kcore.analysis import figures, intervals
 from pufferlib_kcore.analysis.curves import Curve
-from pufferlib_kcore.analysis.fibers import FiberHistory
 from pufferlib_kcore.analysis.figures import PALETTE
 from pufferlib_kcore.analysis.groups import RUN_KINDS, Group, Result, told
 from pufferlib_kcore.analysis.intervals import Estimate
+from pufferlib_kcore.store import FiberHistory
 
 LINES: dict[str, Any] = {
     "original": "-",

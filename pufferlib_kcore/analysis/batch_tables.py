@@ -9,11 +9,11 @@ from urllib.parse import quote
 import numpy as np
 
 from pufferlib_kcore.analysis import batch_figures, intervals
-from pufferlib_kcore.analysis.fibers import FiberHistory
 from pufferlib_kcore.analysis.groups import CONTROLS, RUN_KINDS, STATUSES, Entry, Group, Result, median, told
 from pufferlib_kcore.analysis.intervals import Estimate
 from pufferlib_kcore.analysis.tables import Cell, Table
 from pufferlib_kcore.analysis.verdict import probability, standing
+from pufferlib_kcore.store import FiberHistory
 
 # --- for people ---------------------------------------------------------------------------------
 

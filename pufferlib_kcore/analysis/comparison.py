@@ -12,10 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pufferlib_kcore.analysis import figures, report
-from pufferlib_kcore.analysis.fibers import FiberHistory
 from pufferlib_kcore.analysis.sources import Source, source
 from pufferlib_kcore.analysis.tables import Table
-from pufferlib_kcore.store import Run, atomic, load_fibers, provenance
+from pufferlib_kcore.store import FiberHistory, FibersFile, Run, atomic, provenance
 from pufferlib_kcore.text import readable
 
 AnyRun = Run | Path | str
@@ -25,20 +24,20 @@ def compare(
     original: AnyRun,
     collapsed: AnyRun | None = None,
     *,
-    fibers: Mapping | str | Path | None = None,
+    fibers: FibersFile | str | Path | None = None,
     fiber_history: Mapping | None = None,
 ) -> "Comparison":
     """Put a run beside the run that was resumed from its collapse.
 
     original, collapsed: a Run, its folder, or a log (ours, metrics.jsonl, PufferLib 2.0's dashboard).
-    fibers: fibers.pkl or what it holds; found in the run's folder where left out.
+    fibers: fibers.pkl, or its path; found in the run's folder where left out.
     fiber_history: {"original": ..., "collapsed": ...}, each as FiberHistory.of takes it; where one is
         left out, fibers_over_time.json in its run's folder.
     Raises UserError where a file is missing, damaged or holds no record.
     """
     before, after = source(original), source(collapsed) if collapsed is not None else None
     if isinstance(fibers, (str, Path)):
-        fibers = load_fibers(fibers)
+        fibers = FibersFile.load(fibers)
     elif fibers is None and after is not None:
         fibers = after.fibers()
     histories = {}
@@ -55,7 +54,7 @@ class Comparison:
 
     original: Source
     collapsed: Source | None
-    fibers: Mapping | None  # of the collapse: {epoch, thresholds, spaces}
+    fibers: FibersFile | None  # of the collapse
     histories: dict[str, FiberHistory]  # "original", "collapsed": those that are known
 
     @property
@@ -63,7 +62,7 @@ class Comparison:
         """The epoch at which the policy was collapsed: as logged, or the last before the resumed run's."""
         if self.collapsed is None:
             return None
-        told = self.fibers["epoch"] if self.fibers else self.collapsed.collapse_epoch
+        told = self.fibers.epoch if self.fibers else self.collapsed.collapse_epoch
         return told if told is not None else int(self.collapsed.curve.epochs[0]) - 1
 
     @property
@@ -76,7 +75,7 @@ class Comparison:
     def thresholds(self) -> Any:
         """Of the collapse: one, or one by kind; None where not known."""
         if self.fibers:
-            return self.fibers["thresholds"]
+            return self.fibers.thresholds
         return self.collapsed.thresholds if self.collapsed else None
 
     @property
@@ -140,9 +139,12 @@ class Comparison:
     @property
     def table(self) -> Table:
         """Each space of the collapse: units, fibers, parameters before and after, why it was left whole."""
-        spaces = self.fibers["spaces"] if self.fibers else {}
-        columns = ["space", "kind", "units", "fibers", "params_before", "params_after", "reason"]
-        return Table({"space": name, **space} for name, space in spaces.items()).only(columns)
+        spaces = self.fibers.spaces if self.fibers else {}
+        columns = ["kind", "units", "fibers", "params_before", "params_after", "reason"]
+        rows = Table(
+            {"space": name, **{key: getattr(space, key) for key in columns}} for name, space in spaces.items()
+        )
+        return rows.only(["space", *columns])
 
     @property
     def provenance(self) -> Table:

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pufferlib_kcore.analysis.curves import Curve
-from pufferlib_kcore.analysis.fibers import FiberHistory
+from pufferlib_kcore.store import FiberHistory, FibersFile, SpaceFibers
 
 PALETTE = {  # of the runs
     "original": "#2f5d9b",
@@ -40,17 +40,17 @@ def comparison(
     title: str,
     collapse: Collapse | None = None,
     histories: Mapping[str, FiberHistory] | None = None,
-    fibers: Mapping | None = None,
+    fibers: FibersFile | None = None,
     params: tuple[int, int] | None = None,
 ) -> Figure:
     """All panels over the same agent steps; a panel without data is left out, and spaces of a single unit.
 
-    curves, histories: by run, "original" and "collapsed".  fibers: of the collapse, {spaces: ...}, drawn
+    curves, histories: by run, "original" and "collapsed".  fibers: of the collapse, drawn
     as bars where no history tells more.  params: of the policy before and after the collapse.
     """
     histories = {name: history for name, history in (histories or {}).items() if len(history.epochs)}
-    spaces = fibers["spaces"] if fibers else {}
-    spaces = {name: space for name, space in spaces.items() if space["units"] > 1}
+    spaces = fibers.spaces if fibers else {}
+    spaces = {name: space for name, space in spaces.items() if space.units > 1}
     panels = [("returns", 3.4)]
     if histories:
         panels.append(("fibers", 2.6))
@@ -153,13 +153,13 @@ def draw_fibers(
     legend_outside(axis, handles)
 
 
-def draw_bars(axis: Axes, spaces: Mapping[str, Mapping[str, Any]]) -> None:
+def draw_bars(axis: Axes, spaces: Mapping[str, SpaceFibers]) -> None:
     """Units and fibers of each space at the collapse, the largest where there are many."""
     shown = list(spaces)
     if len(shown) > BARS:
-        shown = sorted(sorted(spaces, key=lambda name: -spaces[name]["units"])[:BARS], key=shown.index)
+        shown = sorted(sorted(spaces, key=lambda name: -spaces[name].units)[:BARS], key=shown.index)
     place = np.arange(len(shown))
-    units, fibers = ([spaces[name][key] for name in shown] for key in ("units", "fibers"))
+    units, fibers = ([getattr(spaces[name], key) for name in shown] for key in ("units", "fibers"))
     axis.barh(place, units, color="#d9dee7", label="units")
     axis.barh(place, fibers, height=0.5, color=PALETTE["collapsed"], label="fibers")
     axis.set_yticks(place, shown, fontsize=8)

@@ -8,9 +8,8 @@ import numpy as np
 
 from pufferlib_kcore.analysis import logs
 from pufferlib_kcore.analysis.curves import Curve, column
-from pufferlib_kcore.analysis.fibers import FILE, FiberHistory
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.store import CollapseFolder, Run, load_fibers
+from pufferlib_kcore.store import CollapseFolder, FiberHistory, FibersFile, Run
 from pufferlib_kcore.store.names import parse_collapse_folder
 
 LOGS = ("metrics.jsonl", "log.out", "log_collapsed.out")  # in a run folder, the first that holds records
@@ -55,10 +54,10 @@ class Source:
         """The threshold of that collapse, or its thresholds by kind; None where not known."""
         return self.collapse.thresholds if self.collapse else self.header.get("threshold")
 
-    def fibers(self) -> dict[str, Any] | None:
+    def fibers(self) -> FibersFile | None:
         """fibers.pkl of that collapse, None where there is none."""
         path = self.collapse.fibers_path if self.collapse else None
-        return load_fibers(path) if path and path.exists() else None
+        return FibersFile.load(path) if path and path.exists() else None
 
 
 def source(run: "Run | Path | str") -> Source:
@@ -81,7 +80,7 @@ def _described(name: str, records: list[dict[str, Any]], header: dict[str, Any],
         return Source(name, curve, header, records=records)
     nested = parse_collapse_folder(run.path.absolute().parent.name)
     collapse = CollapseFolder(run.path.absolute().parent) if nested else None
-    history = FiberHistory.of(run.path / FILE) if (run.path / FILE).exists() else None
+    history = FiberHistory.of(run.history_path) if run.history_path.exists() else None
     return Source(name, curve, header, run.config(), records, collapse, history)
 
 

@@ -40,7 +40,7 @@ def write(folder: Path, tasks: Sequence[Task], failed: dict[str, str], command: 
     # one run a policy is measured, so that nothing is measured twice
     first = {(t.exp, t.epoch, t.kind, t.setting): t for t in reversed(tasks) if t.folder.checkpoints()}
     costs: dict[Any, dict[str, Any]] = {}
-    histories: dict[str, dict[str, Any]] = {}
+    histories: dict[str, store.FiberHistory] = {}
     units: dict[str, dict[str, int]] = {}
     sweeps: dict[str, list[tuple[float, float]]] = {}
     for exp, epoch in dict.fromkeys((t.exp, t.epoch) for t in tasks):
@@ -140,7 +140,7 @@ def _timed(policy: Any, inputs: tuple) -> float:
     return time.perf_counter() - began
 
 
-def history(task: Task) -> dict[str, Any]:
+def history(task: Task) -> store.FiberHistory:
     """Fibers of each space over the run's checkpoints, at its own thresholds, else at 0.3."""
     thresholds = dict(zip(KINDS, task.setting, strict=True)) if len(task.setting) == 4 else 0.3
     return fibers_over_time(task.folder, thresholds, processes=1)  # to start more takes longer than that

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pufferlib_kcore.analysis.fibers import FILE
 from pufferlib_kcore.cli.found import source_run
 from pufferlib_kcore.jobs import progress
 from pufferlib_kcore.jobs.collapsing import thresholds_of
@@ -14,5 +13,5 @@ def run(args: Args) -> int:
     """Print a line a checkpoint."""
     source = source_run(args)
     print(table(fibers_over_time(source, thresholds_of(args), progress.shown)))
-    print(f"wrote {source.path / FILE}")
+    print(f"wrote {source.history_path}")
     return 0

@@ -22,7 +22,7 @@ from pufferlib_kcore.jobs.progress import Tell, Watch, unwatched
 from pufferlib_kcore.policies import noise_inputs
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Args
-from pufferlib_kcore.store import StateFile, atomic, fibers, names, runs
+from pufferlib_kcore.store import FibersFile, SpaceFibers, StateFile, atomic, names, runs
 from pufferlib_kcore.training.record import record
 from pufferlib_kcore.training.rollout import Diverged
 
@@ -338,22 +338,15 @@ def write(
         state.save(folder.state_path)
     else:
         folder.state_path.unlink(missing_ok=True)
-    fibers.save_fibers(folder.fibers_path, fiber_file(result, provenance))
+    fibers_of(result, provenance).save(folder.fibers_path)
     replace(file, state_dict=result.policy.state_dict(), collapse=provenance).save(folder.model_path)
 
 
-def fiber_file(result, provenance: dict[str, Any]) -> dict[str, Any]:
-    """What fibers.pkl holds."""
-    sizes = {row["space"]: row for row in result.report.rows}
+def fibers_of(result, provenance: dict[str, Any]) -> FibersFile:
+    """The coloring that was merged."""
+    sizes = {row["space"]: (row["params_before"], row["params_after"]) for row in result.report.rows}
     spaces = {
-        name: {
-            "kind": result.kinds[name],
-            "labels": labels,
-            "units": len(labels),
-            "fibers": int(labels.max()) + 1,
-            "reason": result.reasons.get(name),
-            **{key: sizes[name][key] for key in ("params_before", "params_after")},
-        }
+        name: SpaceFibers(result.kinds[name], labels, result.reasons.get(name), *sizes[name])
         for name, labels in result.fibers.items()
     }
-    return {"epoch": provenance["epoch"], "thresholds": provenance["thresholds"], "spaces": spaces}
+    return FibersFile(epoch=provenance["epoch"], thresholds=provenance["thresholds"], spaces=spaces)

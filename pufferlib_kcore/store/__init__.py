@@ -10,33 +10,40 @@ from pufferlib_kcore.store.provenance import provenance
 from pufferlib_kcore.store.runs import CollapseFolder, Run
 
 if TYPE_CHECKING:
-    from pufferlib_kcore.store.fibers import load_fibers, save_fibers
+    from pufferlib_kcore.store.fibers import FibersFile, SpaceFibers
+    from pufferlib_kcore.store.history import Count, FiberHistory, SpaceCount
     from pufferlib_kcore.store.models import EnvFacts, Facts, ModelFile
     from pufferlib_kcore.store.states import StateFile
 
 __all__ = [
     "CollapseFolder",
+    "Count",
     "EnvFacts",
     "Facts",
+    "FiberHistory",
+    "FibersFile",
     "MettaFolder",
     "ModelFile",
     "Run",
+    "SpaceCount",
+    "SpaceFibers",
     "StateFile",
     "find_run",
-    "load_fibers",
     "metta",
     "newest_run",
     "provenance",
     "runs_below",
-    "save_fibers",
 ]
 MODULES = dict(
     EnvFacts="models",
     Facts="models",
     ModelFile="models",
     StateFile="states",
-    load_fibers="fibers",
-    save_fibers="fibers",
+    FibersFile="fibers",
+    SpaceFibers="fibers",
+    FiberHistory="history",
+    Count="history",
+    SpaceCount="history",
 )
 
 

@@ -1,6 +1,12 @@
-"""fibers.pkl: the coloring of each space, read back by an unpickler that knows plain data and arrays only."""
+"""fibers.pkl: the coloring of each space. Nothing else knows its keys.
+
+It is read back by an unpickler that knows plain data and arrays only.
+"""
+
+from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +28,82 @@ ADMITTED = {  # what an array needs to be rebuilt, as numpy 1 and numpy 2 name i
 }
 
 
-def save_fibers(path: str | Path, fibers: dict[str, Any]) -> Path:
-    """Write a coloring atomically.
+@dataclass(frozen=True, eq=False)
+class SpaceFibers:
+    """How the neurons of one space merge."""
 
-    fibers: {epoch, thresholds, spaces: {name: {kind, labels: (units,) int64, units, fibers, reason}}}
-    Raises ValueError where labels and counts disagree.
-    """
-    fibers = {"version": VERSION, **fibers}
-    complaint = _complaint(fibers)
-    if complaint:
-        raise ValueError(f"cannot save {path}: {complaint}")
-    return atomic.write(path, pickle.dumps(fibers, protocol=4))
+    kind: str  # linear, cnn, lstm, critic
+    labels: np.ndarray  # (units,) int64: each unit's fiber, 0..fibers-1, numbered by first member
+    reason: str | None = None  # why the space was left whole
+    params_before: int | None = None  # parameters of what produces the space, before and after the collapse
+    params_after: int | None = None
+
+    @property
+    def units(self) -> int:
+        return len(self.labels)
+
+    @property
+    def fibers(self) -> int:
+        return len(np.unique(self.labels))
 
 
-def load_fibers(path: str | Path) -> dict[str, Any]:
-    """The coloring in path.  Raises UserError where the file is missing, damaged, hostile or foreign."""
-    path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            fibers = _Plain(file).load()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; name a fibers.pkl, or {AGAIN}") from error
-    except _Refused as error:
-        raise UserError(f"{path} would run {error} when loaded, as no fibers.pkl does; {AGAIN}") from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(f"{path} is damaged or no fibers.pkl; {AGAIN}") from error
-    complaint = _complaint(fibers)
-    if complaint:
-        raise UserError(f"{path} is no fibers.pkl that can be read: {complaint}; {AGAIN}")
-    return fibers
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FibersFile:
+    """The coloring of a checkpoint by which it was collapsed."""
+
+    epoch: int
+    thresholds: float | dict[str, float] | None  # cosine distance, one or by kind; None: found by a search
+    spaces: dict[str, SpaceFibers]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file atomically.  Raises ValueError where labels are not numbered by first member."""
+        held = {
+            "version": VERSION,
+            "epoch": self.epoch,
+            "thresholds": self.thresholds,
+            "spaces": {name: _entry(space) for name, space in self.spaces.items()},
+        }
+        complaint = _complaint(held)
+        if complaint:
+            raise ValueError(f"cannot save {path}: {complaint}")
+        return atomic.write(path, pickle.dumps(held, protocol=4))
+
+    @classmethod
+    def load(cls, path: str | Path) -> FibersFile:
+        """Read a file.  Raises UserError where it is missing, damaged, hostile or foreign."""
+        path = Path(path)
+        try:
+            with open(path, "rb") as file:
+                held = _Plain(file).load()
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}; name a fibers.pkl, or {AGAIN}") from error
+        except _Refused as error:
+            does = f"would run {error} when loaded, as no fibers.pkl does"
+            raise UserError(f"{path} {does}; {AGAIN}") from error
+        except Exception as error:  # a damaged pickle can raise nearly anything
+            raise UserError(f"{path} is damaged or no fibers.pkl; {AGAIN}") from error
+        complaint = _complaint(held)
+        if complaint:
+            raise UserError(f"{path} is no fibers.pkl that can be read: {complaint}; {AGAIN}")
+        given = [f.name for f in fields(SpaceFibers)]
+        spaces = {
+            name: SpaceFibers(**{key: space[key] for key in given if key in space})
+            for name, space in held["spaces"].items()
+        }
+        return cls(epoch=held["epoch"], thresholds=held["thresholds"], spaces=spaces)
+
+
+def _entry(space: SpaceFibers) -> dict[str, Any]:
+    """A space as the file holds it."""
+    sizes = {key: getattr(space, key) for key in ("params_before", "params_after")}
+    return {
+        "kind": space.kind,
+        "labels": space.labels,
+        "units": space.units,
+        "fibers": space.fibers,
+        "reason": space.reason,
+        **{key: size for key, size in sizes.items() if size is not None},
+    }
 
 
 class _Refused(Exception):

@@ -94,6 +94,11 @@ class Run:
     def metrics_path(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    @property
+    def history_path(self) -> Path:
+        """Fibers at each checkpoint, see FiberHistory."""
+        return self.path / "fibers_over_time.json"
+
     def model_path(self, epoch: int) -> Path:
         return self.path / names.model_file(epoch)
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pufferlib_kcore.analysis.batch import Entry
-from pufferlib_kcore.store import metrics
+from pufferlib_kcore.store import FiberHistory, metrics
 
 ENDS = {"original": 430.0, "collapsed": 400.0, "ablated": 250.0, "scratch": 180.0}
 ORIGINAL = 1_180_000  # parameters
@@ -65,7 +65,7 @@ def log(path, start, epochs, end, rng):
 def history(epochs=range(0, 341, 20), spaces=("encoder", "conv", "lstm", "critic")):
     epochs = list(epochs)
     units = {name: 64 * 2**i for i, name in enumerate(spaces)}
-    return {
+    told = {
         "thresholds": 0.3,
         "epochs": epochs,
         "spaces": {
@@ -77,3 +77,4 @@ def history(epochs=range(0, 341, 20), spaces=("encoder", "conv", "lstm", "critic
             for place, (name, n) in enumerate(units.items())
         },
     }
+    return FiberHistory.of(told)

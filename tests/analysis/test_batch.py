@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from pufferlib_kcore.analysis import batch, batch_figures, batch_tables, groups, verdict
 from pufferlib_kcore.analysis.batch import Entry
 from pufferlib_kcore.analysis.curves import Curve
-from pufferlib_kcore.analysis.fibers import FiberHistory
 from pufferlib_kcore.errors import UserError
 
 
@@ -167,7 +166,7 @@ def test_points_of_one_size_stand_at_one_place(made_up):
 
 def test_fibers_of_a_collapsed_run_are_a_part_of_the_originals_units():
     ((_, draw),) = batch_figures.fibers(
-        {"c": FiberHistory.of(history([0], spaces=("lstm",)))}, {"c": "collapsed"}, {"c": {"lstm": 640}}
+        {"c": history([0], spaces=("lstm",))}, {"c": "collapsed"}, {"c": {"lstm": 640}}
     )
     axis = Figure().subplots()
     draw(axis)

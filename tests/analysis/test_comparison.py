@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from pufferlib_kcore.analysis import FiberHistory, compare, figures
+from pufferlib_kcore.analysis import compare, figures
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.store import Run, save_fibers
+from pufferlib_kcore.store import FiberHistory, FibersFile, Run, SpaceFibers
 from pufferlib_kcore.store.provenance import versions
 
 BATCH = 30720
@@ -33,7 +33,7 @@ def logged(run, epochs, value=lambda epoch: 400.0 + epoch):
 
 def space(units, fibers, kind="linear", reason=None, **more):
     labels = np.r_[np.arange(fibers), np.zeros(units - fibers, int)].astype(np.int64)
-    return {"kind": kind, "labels": labels, "units": units, "fibers": fibers, "reason": reason, **more}
+    return SpaceFibers(kind, labels, reason, **more)
 
 
 def history(epochs, fibers, units=64, params=None, spaces=("conv", "lstm"), single=None):
@@ -51,7 +51,7 @@ def pair(tmp_path):
     folder = original.collapse_folder(0.3, 51)
     collapsed = logged(Run.create(folder.path, "beam_rider"), range(52, 301), lambda epoch: 390.0 + epoch)
     spaces = {"conv": space(64, 20, "cnn", params_before=900, params_after=300), "value": space(1, 1)}
-    save_fibers(folder.fibers_path, {"epoch": 51, "thresholds": 0.3, "spaces": spaces})
+    FibersFile(epoch=51, thresholds=0.3, spaces=spaces).save(folder.fibers_path)
     header = f"run={collapsed.path} env=beam_rider collapse_epoch=51 threshold=0.3"
     lines = [f"{header} params_before=1000 params_after=250"]
     for item in collapsed.metrics():
@@ -219,7 +219,7 @@ def test_many_spaces_are_drawn_by_kind(pair):
     axis = panels(figure)["fibers / original units"]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["cnn (40 spaces)", "original run"]
     spaces = {name: space(10 + i, 5) for i, name in enumerate(names)}
-    bars = panels(compare(*pair, fibers={"epoch": 51, "thresholds": 0.3, "spaces": spaces}).figure)["bars"]
+    bars = panels(compare(*pair, fibers=FibersFile(epoch=51, thresholds=0.3, spaces=spaces)).figure)["bars"]
     assert [text.get_text() for text in bars.get_yticklabels()] == names[-figures.BARS :]
     assert bars.get_xlabel() == f"neurons at the collapse, the {figures.BARS} largest of 40 spaces"
 
@@ -321,7 +321,7 @@ def test_names_and_settings_are_text_in_the_page_whatever_they_hold(tmp_path):
     run = logged(Run.create(tmp_path, evil), range(1, 4))
     run.write_config({evil: evil})
     spaces = {evil: space(9, 3, reason=evil)}
-    page = Page(compare(run, fibers={"epoch": 3, "thresholds": 0.3, "spaces": spaces}).html())
+    page = Page(compare(run, fibers=FibersFile(epoch=3, thresholds=0.3, spaces=spaces)).html())
     assert "script" not in page.tags and all(address.startswith("data:") for address in page.addresses)
     words = " ".join(page.words)
     assert words.count(evil) >= 4 and json.dumps(evil) in words

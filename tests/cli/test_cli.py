@@ -95,9 +95,9 @@ def test_collapse_and_resume_as_the_guide_says(resumed):
     assert epochs(out) == [7, 8] and "the optimizer's state is carried over" in out
     done = store.CollapseFolder(folder / "experiments/base/collapsed_model_thr_03_000006")
     assert done.model_path.name == "model_000006_collapsed.pt" and done.model_path.is_file()
-    fibers = store.load_fibers(done.fibers_path)
+    fibers = store.FibersFile.load(done.fibers_path)
     collapsed = store.ModelFile.load(done.model_path)
-    assert collapsed.shapes["policy.encoder.weight"][0] == fibers["spaces"]["policy.encoder"]["fibers"]
+    assert collapsed.shapes["policy.encoder.weight"][0] == fibers.spaces["policy.encoder"].fibers
     nested = done.runs()[-1]
     assert re.fullmatch(r"cartpole-[0-9a-f]{8}", nested.path.name)
     assert [epoch for epoch, _ in nested.checkpoints()][-1] == 8
@@ -148,8 +148,8 @@ def test_threshold_zero_and_thresholds_by_kind(trained):
         assert (status, err) == (0, "")
         folder = trained / f"experiments/base/collapsed_model_thr_{tag}_000004"
         assert (folder / "model_000004_collapsed.pt").is_file() and (folder / "fibers.pkl").is_file()
-    zero = store.load_fibers(trained / "experiments/base/collapsed_model_thr_00_000004/fibers.pkl")
-    assert all(space["units"] == space["fibers"] for space in zero["spaces"].values())
+    zero = store.FibersFile.load(trained / "experiments/base/collapsed_model_thr_00_000004/fibers.pkl")
+    assert all(space.units == space.fibers for space in zero.spaces.values())
 
 
 def test_eval_plays_checkpoints_whole_and_collapsed(trained):
@@ -167,10 +167,8 @@ def test_fibers_of_every_checkpoint(trained, monkeypatch):
     assert history["epochs"] == [2, 4, 6] and history["thresholds"] == 0.5
     (trained / "experiments/base/fibers_over_time.json").unlink()
     monkeypatch.setattr(fibers, "WORTH", 0.0)  # worker processes for two checkpoints
-    assert (
-        fibers.fibers_over_time(store.Run.open(trained / "experiments/base"), 0.5, processes=2).items()
-        <= history.items()
-    )
+    again = fibers.fibers_over_time(store.Run.open(trained / "experiments/base"), 0.5, processes=2)
+    assert again.to_dict().items() <= history.items()
 
 
 @pytest.mark.parametrize(

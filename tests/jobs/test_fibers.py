@@ -52,7 +52,7 @@ def counted(run, monkeypatch):
     def ask():
         colored.clear()
         history = fibers.fibers_over_time(run, 0.0, processes=1)
-        return history["spaces"]["encoder"]["fibers"], list(colored)
+        return history.spaces["encoder"].fibers.tolist(), list(colored)
 
     return ask
 
@@ -81,13 +81,13 @@ def test_a_copied_run_keeps_what_is_known(run, counted, tmp_path):
 )
 def test_a_damaged_file_is_made_anew(text, run, counted):
     counted()
-    (run.path / fibers.FILE).write_text(text)
+    (run.history_path).write_text(text)
     assert counted() == ([7, 5, 3], [1, 2, 3])
 
 
 def test_entries_that_are_not_whole_are_colored_anew(run, counted):
     counted()
-    path = run.path / fibers.FILE
+    path = run.history_path
     whole = json.loads(path.read_text())
     for spoil in (
         lambda entry: entry.pop("digest"),  # as an earlier version wrote it
@@ -105,4 +105,4 @@ def test_a_checkpoint_of_another_architecture_is_one_sentence(run):
     write(run, 2, 0, "Recurrent")
     with pytest.raises(UserError, match="model_000002.pt is of another architecture than model_000003.pt"):
         fibers.fibers_over_time(run, 0.0, processes=1)
-    assert not (run.path / fibers.FILE).exists()
+    assert not (run.history_path).exists()

@@ -2,22 +2,28 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.store.fibers import load_fibers, save_fibers
+from pufferlib_kcore.store import FibersFile, SpaceFibers
+
+WRITTEN = Path(__file__).parent / "written"
 
 
 def space(labels, kind="linear", reason=None):
-    labels = np.asarray(labels, dtype=np.int64)
-    counts = {"units": len(labels), "fibers": len(set(labels))}
-    return {"kind": kind, "labels": labels, **counts, "reason": reason}
+    return SpaceFibers(kind, np.asarray(labels, dtype=np.int64), reason)
 
 
 def coloring(**spaces):
-    return {"epoch": 51, "thresholds": {"linear": 0.3, "lstm": 0.5}, "spaces": spaces}
+    return FibersFile(epoch=51, thresholds={"linear": 0.3, "lstm": 0.5}, spaces=spaces)
+
+
+def held(**spaces):
+    """What a file would hold, as plain data."""
+    return {"version": 1, "epoch": 51, "thresholds": 0.3, "spaces": spaces}
 
 
 def first_member_labels(rng, units):
@@ -31,14 +37,20 @@ def test_what_is_saved_is_loaded(tmp_path):
     rng = np.random.default_rng(0)
     spaces = {f"net.{i}": space(first_member_labels(rng, int(rng.integers(1, 300)))) for i in range(30)}
     spaces["value"] = space([0, 1, 2], "critic", "an output is never merged")
-    fibers = load_fibers(save_fibers(tmp_path / "fibers.pkl", coloring(**spaces)))
-    assert fibers["version"] == 1 and fibers["epoch"] == 51
-    assert fibers["thresholds"] == {"linear": 0.3, "lstm": 0.5}
-    assert list(fibers["spaces"]) == list(spaces)
+    fibers = FibersFile.load(coloring(**spaces).save(tmp_path / "fibers.pkl"))
+    assert fibers.epoch == 51 and fibers.thresholds == {"linear": 0.3, "lstm": 0.5}
+    assert list(fibers.spaces) == list(spaces)
     for name, saved in spaces.items():
-        loaded = fibers["spaces"][name]
-        assert loaded["labels"].dtype == np.int64 and np.array_equal(loaded["labels"], saved["labels"])
-        assert {**loaded, "labels": 0} == {**saved, "labels": 0}
+        loaded = fibers.spaces[name]
+        assert loaded.labels.dtype == np.int64 and np.array_equal(loaded.labels, saved.labels)
+        assert {**vars(loaded), "labels": 0} == {**vars(saved), "labels": 0}
+        assert (loaded.units, loaded.fibers) == (len(saved.labels), len(set(saved.labels)))
+
+
+def test_the_file_of_an_earlier_version_comes_out_as_it_went_in(tmp_path):
+    (path,) = WRITTEN.rglob("fibers.pkl")
+    assert pickle.loads(path.read_bytes()).keys() == {"version", "epoch", "thresholds", "spaces"}
+    assert FibersFile.load(path).save(tmp_path / "fibers.pkl").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -54,26 +66,44 @@ def test_what_is_saved_is_loaded(tmp_path):
         ({"fibers": 3}, "numbered by first member"),
     ],
 )
-def test_labels_that_disagree_with_their_counts_are_neither_written_nor_read(tmp_path, wrong, words):
+def test_labels_that_disagree_with_their_counts_are_not_read(tmp_path, wrong, words):
     path = tmp_path / "fibers.pkl"
-    bad = coloring(net={**space([0, 1, 0]), **wrong})
-    with pytest.raises(ValueError, match=words):
-        save_fibers(path, bad)
-    assert not path.exists()
-    path.write_bytes(pickle.dumps({"version": 1, **bad}))
+    entry = {"kind": "linear", "labels": np.array([0, 1, 0]), "units": 3, "fibers": 2, "reason": None}
+    path.write_bytes(pickle.dumps(held(net=entry)))
+    assert FibersFile.load(path).spaces["net"].fibers == 2
+    path.write_bytes(pickle.dumps(held(net={**entry, **wrong})))
     with pytest.raises(UserError, match=words):
-        load_fibers(path)
+        FibersFile.load(path)
+
+
+@pytest.mark.parametrize(
+    "labels, words",
+    [
+        ([0, 1, 0], "no flat int64 array"),
+        (np.zeros(3, dtype=np.int32), "no flat int64 array"),
+        (np.array([1, 0, 1]), "numbered by first member"),
+        (np.array([0, 2, 2]), "numbered by first member"),
+        (np.array([0, -1, 0]), "numbered by first member"),
+    ],
+)
+def test_labels_that_are_none_are_not_written(tmp_path, labels, words):
+    path = tmp_path / "fibers.pkl"
+    with pytest.raises(ValueError, match=words):
+        coloring(net=SpaceFibers("linear", labels)).save(path)
+    assert not path.exists()
 
 
 def test_missing_fields_and_other_versions_are_named(tmp_path):
     path = tmp_path / "fibers.pkl"
-    with pytest.raises(ValueError, match="'net' lacks one of fibers, kind"):
-        save_fibers(path, coloring(net={"labels": np.zeros(1, dtype=np.int64)}))
-    newer = {"version": 2, **coloring()}
-    for content, words in [([1], "expected a dict"), (newer, "version is 2, expected 1")]:
+    bare = held(net={"labels": np.zeros(1, dtype=np.int64)})
+    for content, words in [
+        (bare, "'net' lacks one of fibers, kind"),
+        ([1], "expected a dict"),
+        (held() | {"version": 2}, "version is 2, expected 1"),
+    ]:
         path.write_bytes(pickle.dumps(content))
         with pytest.raises(UserError, match=words):
-            load_fibers(path)
+            FibersFile.load(path)
 
 
 class Hostile:
@@ -94,23 +124,23 @@ class Poisoned:
 def test_a_hostile_file_is_refused_and_runs_nothing(tmp_path):
     path, target = tmp_path / "fibers.pkl", tmp_path / "touched"
     for protocol in range(6):
-        path.write_bytes(pickle.dumps(coloring(net=Hostile(target)), protocol=protocol))
+        path.write_bytes(pickle.dumps(held(net=Hostile(target)), protocol=protocol))
         with pytest.raises(UserError, match="would run posix.mkdir"):
-            load_fibers(path)
+            FibersFile.load(path)
         assert not target.exists()
-    path.write_bytes(pickle.dumps(coloring(net=Poisoned())))
+    path.write_bytes(pickle.dumps(held(net=Poisoned())))
     with pytest.raises(UserError):
-        load_fibers(path)
+        FibersFile.load(path)
 
 
 def test_damage_is_one_sentence(tmp_path):
-    path = save_fibers(tmp_path / "fibers.pkl", coloring(net=space([0, 1, 0])))
+    path = coloring(net=space([0, 1, 0])).save(tmp_path / "fibers.pkl")
     whole = path.read_bytes()
     for content in [b"", b"text\n", *(whole[:length] for length in range(1, len(whole), 11))]:
         path.write_bytes(content)
         with pytest.raises(UserError, match="--mode collapse") as error:
-            load_fibers(path)
+            FibersFile.load(path)
         assert "\n" not in str(error.value)
     for missing in (tmp_path / "none.pkl", tmp_path):
         with pytest.raises(UserError, match="cannot read .*--mode collapse"):
-            load_fibers(missing)
+            FibersFile.load(missing)
