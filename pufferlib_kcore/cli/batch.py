@@ -169,7 +169,7 @@ def task_of(
     settings = (
         args.settings if plain is None else settings_room.from_plain(plain, args.overrides, args.config)
     )
-    stored.check_run(source, args)
+    stored.check_run(source, stored.Over(args.overrides, args.env, args.config))
     steps = settings.train.total_timesteps
     checkpoint = names.parse_metta_checkpoint(path.name)
     if checkpoint is not None and checkpoint.agent_steps >= steps:

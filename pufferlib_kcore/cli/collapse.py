@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from pufferlib_kcore.cli.found import source_run
-from pufferlib_kcore.jobs import progress
-from pufferlib_kcore.jobs.collapsing import collapse_run
+from pufferlib_kcore.cli.found import run_source
+from pufferlib_kcore.jobs.collapsing import CollapseRequest, collapse
+from pufferlib_kcore.jobs.progress import shown
 from pufferlib_kcore.settings import Args
 
 
 def run(args: Args) -> int:
     """Print what was collapsed and written."""
-    again = args.layout != "metta"  # whose collapse is one for retrainings of every seed
-    print(collapse_run(args, source_run(args), progress.shown, again).text)
+    print(collapse(collapse_request(args), shown).text)
     return 0
+
+
+def collapse_request(args: Args) -> CollapseRequest:
+    """The collapse that the arguments ask for.  Raises UserError, see `found.run_source`."""
+    return CollapseRequest(
+        source=run_source(args),
+        settings=args.settings.collapse,
+        again=args.layout != "metta",  # where one collapse is for retrainings of every seed
+        insist="collapse.calibrate" in args.overrides,
+    )

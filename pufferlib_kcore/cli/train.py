@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from pufferlib_kcore import store
-from pufferlib_kcore.cli.found import source_run
+from pufferlib_kcore.cli.collapse import collapse_request
+from pufferlib_kcore.cli.found import run_source, taken_up
 from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import RunFailed, UserError
-from pufferlib_kcore.jobs import collapsing, commands, controls, progress, stored
+from pufferlib_kcore.jobs import collapsing, commands, controls, stored
 from pufferlib_kcore.jobs import world as worlds
+from pufferlib_kcore.jobs.progress import shown
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import EnvFacts, Facts, StateFile, checkpoints, names, runs
@@ -80,11 +82,12 @@ def job_of(args: Args) -> Job:
 
 def resumed(found: runs.Run, args: Args) -> Job:
     """Go on from a run's newest checkpoint that is whole, finite, and has an optimizer state."""
-    stored.check_run(found, args)
+    source = taken_up(args, found)
+    source.check()
     bad: list[int] = []
     for epoch, path in reversed(found.resumable()):
         try:
-            restored = worlds.restored(path, args, found)
+            restored = source.read(path)
             state = StateFile.load(found.state_path(epoch))
         except checkpoints.Unfit as error:
             say(f"passed over: {str(error).partition(';')[0]}")
@@ -95,7 +98,7 @@ def resumed(found: runs.Run, args: Args) -> Job:
         start = Start.at(state)
         collapse = restored.file.collapse
         return Job(
-            stored.stored_settings(found, args, restored.spec),
+            source.settings(restored.spec),
             found.path.parent,
             found,
             restored.policy,
@@ -113,10 +116,10 @@ def resumed(found: runs.Run, args: Args) -> Job:
 
 def after_collapse(args: Args) -> Job:
     """Collapse a run's checkpoint, then train the smaller policy on in a run inside the collapse's folder."""
-    done = collapsing.collapse_run(args, source_run(args), progress.shown)
+    done = collapsing.collapse(collapse_request(args), shown)
     say(done.text)
     return Job(
-        stored.stored_settings(done.source, args, done.spec),
+        done.source.settings(done.spec),
         done.folder.path,
         None,
         done.policy,
@@ -139,10 +142,10 @@ def metta_job(args: Args) -> Job:
         return resumed(found, args)
     if not retrained:
         return Job(args.settings, root, name=name, layout=store.MettaFolder)
-    job = controls.retraining(args, source_run(args), progress.shown)
+    job = retrained_from(args)
     say(job.text)
     return Job(
-        stored.stored_settings(job.source, args, job.spec),
+        job.source.settings(job.spec),
         root,
         None,
         job.policy,
@@ -154,9 +157,18 @@ def metta_job(args: Args) -> Job:
     )
 
 
+def retrained_from(args: Args) -> collapsing.Ready:
+    """The collapsed policy, or the control that --control names, both ready to train on."""
+    request = collapse_request(args)
+    if args.control is None:
+        return collapsing.collapse(request, shown)
+    kind: Any = args.control
+    return controls.control(controls.ControlRequest(kind=kind, collapse=request), shown)
+
+
 def retraining_name(args: Args) -> str:
     """What a retrained run is called where --run does not say it."""
-    source = source_run(args)
+    source = run_source(args).run
     c, epoch = args.settings.collapse, source.nearest(args.settings.collapse.epoch)[0]
     role = names.METTA_ROLE_OF[args.control or "collapsed"]
     setting = tuple(c.thresholds().values()) if args.collapse != "auto" else (c.target_params or 0.0,)
@@ -263,7 +275,9 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
             ) from error
         except WorkerDied as error:
             then = "\nThe" if "\n" in str(error) else "; the"
-            cure = f"go on with `{commands.go_on(args, run)}`" if run.checkpoints() else "start it again"
+            cure = (
+                f"go on with `{commands.go_on(home(args), run)}`" if run.checkpoints() else "start it again"
+            )
             raise RunFailed(f"{error}{then} run stopped in {run.path}; {cure}") from error
     say(ending(run, finished, job.collapse, args))
     return 0 if finished else stop.status
@@ -319,12 +333,17 @@ def ending(run: runs.Run, finished: bool, collapse: dict[str, Any] | None, args:
         return "stopped before the first epoch ended, and nothing is saved: the same command starts again"
     done = f"{'done' if finished else 'stopped'}; saved {run.latest()[1]}"
     if not finished:
-        return f"{done}\ngo on: {commands.go_on(args, run)}"
+        return f"{done}\ngo on: {commands.go_on(home(args), run)}"
+    where, steps = home(args), args.settings.train.total_timesteps
     if args.layout == "metta":
-        return done if collapse else f"{done}\ncollapse and retrain: {commands.batch(args, run)}"
+        return done if collapse else f"{done}\ncollapse and retrain: {commands.batch(where, run, steps)}"
     if collapse:
-        return f"{done}\ncompare: {commands.compare(args, run)}"
-    return f"{done}\ncollapse: {commands.collapse(args, run)}"
+        return f"{done}\ncompare: {commands.compare(where, run)}"
+    return f"{done}\ncollapse: {commands.collapse(where, run, args.settings.collapse.epoch, steps)}"
+
+
+def home(args: Args) -> commands.Home:
+    return commands.Home(data_dir=str(args.settings.train.data_dir), layout=args.layout, vec=args.vec)
 
 
 def say(text: str) -> None:

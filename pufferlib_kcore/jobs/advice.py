@@ -5,15 +5,15 @@ from __future__ import annotations
 from pufferlib_kcore.graph.report import Report
 from pufferlib_kcore.graph.thresholds import ALL, thresholds_for
 from pufferlib_kcore.policies.restore import Restored
-from pufferlib_kcore.settings import Args
+from pufferlib_kcore.settings import CollapseSettings
 
 AUTO = "--collapse auto --collapse.target-params 0.2"
 
 
-def advice(args: Args, restored: Restored, report: Report) -> list[str]:
+def advice(settings: CollapseSettings, restored: Restored, report: Report) -> list[str]:
     """Lines for people, with options that are ready to be given; none where enough has merged."""
-    c, before, after = args.settings.collapse, report.params_before, report.params_after
-    if args.collapse == "auto" or after < ALL * before:
+    c, before, after = settings, report.params_before, report.params_after
+    if c.searches or after < ALL * before:
         return []
     found = {}
     if c.colors != "activations":

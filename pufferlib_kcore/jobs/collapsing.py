@@ -1,39 +1,66 @@
-"""Collapse: a run's checkpoint to a smaller policy, its optimizer's state carried along."""
+"""Collapsing: a run's checkpoint to a smaller policy on disk, its optimizer's state carried along."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass, field, replace
-from math import isnan, log
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.analysis import frontier
-from pufferlib_kcore.environments import seeds
-from pufferlib_kcore.environments.vector import WorkerDied
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.graph import distillation
-from pufferlib_kcore.jobs import kept, stored
-from pufferlib_kcore.jobs import world as worlds
+from pufferlib_kcore.jobs import kept
 from pufferlib_kcore.jobs.advice import advice
-from pufferlib_kcore.jobs.progress import Tell, Watch, unwatched
-from pufferlib_kcore.policies import noise_inputs
+from pufferlib_kcore.jobs.merging import Found, MergeRequest, merge
+from pufferlib_kcore.jobs.progress import Watch, unwatched
+from pufferlib_kcore.jobs.recording import RecordRequest, made_with
+from pufferlib_kcore.jobs.source import RunSource
 from pufferlib_kcore.policies.restore import Restored
-from pufferlib_kcore.settings import Args
-from pufferlib_kcore.store import FibersFile, SpaceFibers, StateFile, atomic, names, runs
-from pufferlib_kcore.training.record import record
-from pufferlib_kcore.training.rollout import Diverged
+from pufferlib_kcore.settings import CollapseSettings
+from pufferlib_kcore.store import FibersFile, MettaFolder, SpaceFibers, StateFile, atomic, names, runs
 
-BLIND = 0.01  # nats: a policy whose actions differ less from their mean hardly looks at its input
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseRequest:
+    """Which checkpoint of which run to collapse, and how."""
+
+    source: RunSource
+    settings: CollapseSettings  # also which epoch
+    again: bool = True  # make one that stands on disk once more, unless runs started from it
+    insist: bool = False  # on calibrating, see MergeRequest
+
+    def destination(self, epoch: int) -> runs.CollapseFolder:
+        """The plain folder of the collapse."""
+        run, c = self.source.run, self.settings
+        if c.searches:
+            return run.search_folder(c.budget(), epoch)
+        return run.collapse_folder(c.one_or_by_kind(), epoch, c.colors)
+
+    def recipe(self, path: Path) -> dict[str, Any]:
+        """What makes the collapse of a checkpoint what it is: the file, the settings, what is recorded."""
+        records = self.again and (self.settings.calibrate or self.settings.searches)
+        by = made_with(self.source.settings(), self.source.vec) if records else None
+        return kept.recipe(self.settings, path, by)  # not again: one collapse for retrainings of every seed
+
+    def merging(self, restored: Restored) -> MergeRequest:
+        """What is asked of the engine."""
+        recording = RecordRequest(
+            restored=restored,
+            settings=self.source.settings(),
+            vec=self.source.vec,
+            states=self.settings.calibrate,
+            source=str(self.source.run.path),
+        )
+        return MergeRequest(settings=self.settings, recording=recording, insist=self.insist)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
     """A policy made of a run's checkpoint, to be trained on."""
 
-    source: runs.Run
+    source: RunSource
     epoch: int
     agent_steps: int
     policy: nn.Module
@@ -50,87 +77,31 @@ class Collapsed(Ready):
     folder: runs.CollapseFolder
 
 
-def thresholds_of(args: Args) -> float | dict[str, float]:
-    """One cosine distance where all kinds share it, else one a kind."""
-    by_kind = args.settings.collapse.thresholds()
-    return next(iter(by_kind.values())) if len(set(by_kind.values())) == 1 else by_kind
-
-
-def destination(args: Args, source: runs.Run, epoch: int) -> runs.CollapseFolder:
-    """The folder of the collapse that the arguments ask for."""
-    if args.collapse == "auto":
-        return source.search_folder(args.settings.collapse.budget(), epoch)
-    return source.collapse_folder(thresholds_of(args), epoch, args.settings.collapse.colors)
-
-
-def stored_or_made(args: Args, source: runs.Run, watch: Watch = unwatched) -> Collapsed:
-    """The collapse that the arguments ask for, as it stands on disk where nothing has changed since."""
-    return collapse_run(args, source, watch, again=False)
-
-
-def collapse_run(args: Args, source: runs.Run, watch: Watch = unwatched, again: bool = True) -> Collapsed:
+def collapse(request: CollapseRequest, watch: Watch = unwatched) -> Collapsed:
     """Collapse a checkpoint and write the smaller policy, its optimizer state and fibers.pkl beside it.
 
-    again  where the same collapse stands on disk, make it once more, unless runs started from that one
+    Raises UserError where the run contradicts what is said over it, and where it cannot be written.
     """
-    asked = args.settings.collapse.epoch
-    epoch, path = source.nearest(asked)
-    missing = f"no epoch {asked}" if args.layout == "metta" else f"no model_{asked:06d}.pt"
-    nearest = "" if epoch == asked else f" ({missing}: the nearest epoch is {epoch})"
-    recipe = kept.recipe(args, source, path)
-    if not again:  # one collapse for retrainings of every seed
-        recipe |= {"recorded": None}
-    place = kept.place(destination(args, source, epoch), path, recipe)
-    if place.stands and (place.users or not again):
-        return as_it_stands(args, source, epoch, place.folder, f"collapsing {path}{nearest}")
-    restored = worlds.restored(path, args, source)
-    how = searched if args.collapse == "auto" else merged
-    found = how(args, source, restored, watch)
-    optimizer, note = carried_optimizer(source, epoch, restored, found.result)
-
-    thresholds = None if args.collapse == "auto" else thresholds_of(args)
-    tag = (
-        names.threshold_tag(thresholds)
-        if isinstance(thresholds, dict)
-        else f"{thresholds:g}"
-        if thresholds is not None
-        else "auto"
-    )
-    folder = place.folder
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make {folder.path}: {error.strerror}; choose a folder that is writable"
-        ) from error
-    units = {space.name: space.units for space in found.result.network.spaces if not space.whole}
-    provenance = {
-        **recipe,
-        "recorded": found.recorded,
-        "epoch": epoch,
-        "agent_steps": restored.file.agent_steps,
-        "thresholds": thresholds,
-        "tag": tag,
-        "params_before": found.result.report.params_before,
-        "params_after": found.result.report.params_after,
-        "kl": None if found.apart is None else float(found.apart.kl),
-        "units": sum(units.values()),
-        "merged": sum(count - found.result.widths[name] for name, count in units.items()),
-    }
-    write(folder, restored, found.result, optimizer, provenance)
+    source = request.source
+    epoch, path = source.run.nearest(request.settings.epoch)
+    recipe = request.recipe(path)
+    place = kept.place(request.destination(epoch), path, recipe)
+    if place.stands and (place.users or not request.again):
+        return as_it_stands(request, epoch, place.folder)
+    restored = source.read(path)
+    found = merge(request.merging(restored), watch)
+    optimizer, note = carried_optimizer(source.run, epoch, restored, found.result)
+    provenance = {**recipe, "epoch": epoch, **origin(request.settings, restored, found)}
+    write(place.folder, restored, found.result, optimizer, provenance)
     if found.frontier:
-        points = [asdict(point) for point in found.frontier]
-        atomic.write(folder.frontier_path, frontier.to_csv(points).encode())
-        frontier.figure(points, f"{source.exp_id}, epoch {epoch}").savefig(
-            folder.frontier_path.with_suffix(".png")
-        )
-    lines = [f"collapsing {path}{nearest}", str(found.result.report), *found.notes, note]
+        write_frontier(place.folder, found, f"{source.run.exp_id}, epoch {epoch}")
+    lines = [opening(request, epoch), str(found.result.report), *found.notes, note]
     lines += [place.note] if place.note else []
-    lines += [f"wrote {folder.model_path}", *nothing_merged(provenance)]
-    lines += advice(args, restored, found.result.report)
+    lines += [f"wrote {place.folder.model_path}", *nothing_merged(provenance)]
+    lines += advice(request.settings, restored, found.result.report)
     return Collapsed(
         source=source,
-        folder=folder,
+        folder=place.folder,
         epoch=epoch,
         agent_steps=restored.file.agent_steps,
         policy=found.result.policy,
@@ -141,19 +112,17 @@ def collapse_run(args: Args, source: runs.Run, watch: Watch = unwatched, again: 
     )
 
 
-def as_it_stands(
-    args: Args, source: runs.Run, epoch: int, folder: runs.CollapseFolder, said: str
-) -> Collapsed:
-    """A collapse that was made before.  said: the text's first line"""
-    restored = worlds.restored(folder.model_path, args, source)
-    path = str(source.model_path(epoch))  # the run may have moved
+def as_it_stands(request: CollapseRequest, epoch: int, folder: runs.CollapseFolder) -> Collapsed:
+    """A collapse that was made before."""
+    restored = request.source.read(folder.model_path)
+    path = str(request.source.run.model_path(epoch))  # the run may have moved
     made = {**(restored.file.collapse or {}), "source": path}
     state = StateFile.load(folder.state_path) if folder.state_path.is_file() else None
     size = f"{made['params_before']:,} -> {made['params_after']:,} parameters"
     optimizer = "with its optimizer's state" if state else "no optimizer's state beside it: it starts cold"
-    lines = [said, f"collapsed before: {folder.model_path}, {size}, {optimizer}", *nothing_merged(made)]
+    before = f"collapsed before: {folder.model_path}, {size}, {optimizer}"
     return Collapsed(
-        source=source,
+        source=request.source,
         folder=folder,
         epoch=epoch,
         agent_steps=restored.file.agent_steps,
@@ -161,8 +130,41 @@ def as_it_stands(
         spec=restored.spec,
         optimizer=state.optimizer if state else None,
         provenance=made,
-        text="\n".join(lines),
+        text="\n".join([opening(request, epoch), before, *nothing_merged(made)]),
     )
+
+
+def opening(request: CollapseRequest, epoch: int) -> str:
+    """Which checkpoint is collapsed, and whether it is another than was asked for."""
+    run, asked = request.source.run, request.settings.epoch
+    missing = f"epoch {asked}" if isinstance(run, MettaFolder) else run.model_path(asked).name
+    nearest = "" if epoch == asked else f" (no {missing}: the nearest epoch is {epoch})"
+    return f"collapsing {run.model_path(epoch)}{nearest}"
+
+
+def origin(settings: CollapseSettings, restored: Restored, found: Found) -> dict[str, Any]:
+    """What a collapse says of itself beside its recipe and its epoch."""
+    thresholds = None if settings.searches else settings.one_or_by_kind()
+    result = found.result
+    units = {space.name: space.units for space in result.network.spaces if not space.whole}
+    return {
+        "recorded": found.recorded,
+        "agent_steps": restored.file.agent_steps,
+        "thresholds": thresholds,
+        "tag": tag_of(thresholds),
+        "params_before": result.report.params_before,
+        "params_after": result.report.params_after,
+        "kl": None if found.apart is None else float(found.apart.kl),
+        "units": sum(units.values()),
+        "merged": sum(count - result.widths[name] for name, count in units.items()),
+    }
+
+
+def tag_of(thresholds: float | dict[str, float] | None) -> str:
+    """The thresholds in a word; `auto` in place of none."""
+    if thresholds is None:
+        return "auto"
+    return names.threshold_tag(thresholds) if isinstance(thresholds, dict) else f"{thresholds:g}"
 
 
 def nothing_merged(provenance: dict[str, Any]) -> list[str]:
@@ -174,142 +176,6 @@ def nothing_merged(provenance: dict[str, Any]) -> list[str]:
         f"NOTHING MERGED: none{of} at threshold {provenance['tag']}; this policy is as large as the original "
         f"({provenance['params_before']:,} parameters), and what trains on from it is no smaller one"
     ]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the engine answered, and what there is to say of it."""
-
-    result: graph.Collapse
-    notes: list[str]
-    frontier: list[graph.Point] = field(default_factory=list)
-    apart: graph.Divergence | None = None  # from the original, on states that it was not fitted to
-    recorded: dict[str, Any] | None = None  # what a recording was made with, where it had a say
-
-
-def merged(args: Args, source: runs.Run, restored: Restored, watch: Watch) -> Found:
-    """Merge up to a threshold; where anything merges, refit on recorded states."""
-    c, policy, inputs = args.settings.collapse, restored.policy, restored.example_inputs
-    thresholds = thresholds_of(args)
-    if c.colors == "weights":
-        plain = graph.collapse(policy, inputs, thresholds, round_to=c.round_to)
-        if not c.calibrate or plain.report.params_after == plain.report.params_before:
-            return Found(plain, [])
-    try:
-        seen = recorded(args, source, restored, watch)
-    except UserError as error:
-        if c.colors == "activations" or "collapse.calibrate" in args.overrides:
-            raise
-        why = f"not calibrated, no states could be recorded: {error}"
-        return Found(plain, [why], recorded={"failed": str(error)})
-    result = graph.collapse(
-        policy, inputs, thresholds, calibrate=seen.calibrate, colors=c.colors, round_to=c.round_to
-    )
-    return taught(args, restored, Found(result, []), seen, watch)
-
-
-def searched(args: Args, source: runs.Run, restored: Restored, watch: Watch) -> Found:
-    """As small as the budget of --collapse auto allows."""
-    c, seen = args.settings.collapse, recorded(args, source, restored, watch)
-    budget = c.budget()
-    with watch("searching for the widths") as tell:
-        found = graph.search(
-            restored.policy,
-            restored.example_inputs,
-            seen.calibrate,
-            seen.held_out,
-            max_kl=budget.get("max_kl"),
-            target_params=budget.get("target_params"),
-            round_to=c.round_to,
-            watch=lambda point: point_told(tell, point, c.target_params),
-        )
-    return taught(args, restored, Found(found.collapse, [], found.frontier), seen, watch)
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """States of the original: to calibrate on, to choose by, and to say how faithful the result is."""
-
-    calibrate: list[tuple]
-    held_out: list[tuple]
-    test: list[tuple]
-    text: str
-    by: dict[str, Any]  # what it was made with
-
-
-def recorded(args: Args, source: runs.Run, restored: Restored, watch: Watch) -> Recorded:
-    """Let the original play its own environment; without it, make observations up.  Raises UserError"""
-    settings, states = stored.stored_settings(source, args), args.settings.collapse.calibrate
-    by = kept.recording(settings, args)
-    if not states:
-        calibrate, held_out = (
-            noise_inputs(restored.spec, seed=(settings.train.seed, seeds.MADE_UP, i)) for i in range(2)
-        )
-        text = "fitted to made-up observations, measured on none of the environment's"
-        return Recorded(calibrate, held_out, [], text, by)
-    envs = by["envs"]
-    counts = [max(count, envs) for count in (states, states // 2, states // 4)]
-    started, total, seen = time.monotonic(), sum(counts), []
-    world = worlds.open_world(settings, "multiprocessing" if args.vec == "ray" else args.vec, envs=envs)
-    try:
-        world.check(restored.spec, str(source.path))
-        with (
-            worlds.acting(settings, world, restored.policy) as (policy, autocast),
-            watch(f"recording {total:,} states in {envs} environments") as tell,
-        ):
-            for i, count in enumerate(counts):
-
-                def on(part: float, done: int = sum(counts[:i]), count: int = count) -> None:
-                    tell((done + part * count) / total)
-
-                entropy = settings.train.seed, seeds.RECORDING, i
-                seen.append(record(policy, world.vec, entropy, count, autocast, on))
-        calibrate, held_out, test = seen
-    except (WorkerDied, Diverged) as error:
-        raise UserError(f"{source.path} cannot play {settings.base.env_name}: {error}") from error
-    finally:
-        world.vec.close()
-    seconds = time.monotonic() - started
-    text = f"recorded {states:,} states to calibrate on, others to measure on, in {seconds:.0f} s"
-    return Recorded(calibrate, held_out, test, text, by)
-
-
-def taught(args: Args, restored: Restored, found: Found, seen: Recorded, watch: Watch) -> Found:
-    """Distill after a search, or where that is asked for, and say how near the policies are."""
-    result, steps = found.result, args.settings.collapse.distill
-    if steps is None:
-        steps = distillation.STEPS if args.collapse == "auto" and seen.test else 0
-    if steps:
-        with watch(f"distilling: {steps} gradient steps on the recorded states") as tell:
-            states = seen.calibrate, seen.held_out
-            result = graph.distill(restored.policy, result, *states, steps, watch=tell)
-    if not seen.test:
-        return Found(result, [seen.text], found.frontier, recorded=seen.by)
-    apart = graph.divergence(restored.policy, result.policy, seen.test, result.network, result.merges)
-    return Found(result, [seen.text, nearness(apart)], found.frontier, apart, seen.by)
-
-
-def nearness(apart: graph.Divergence) -> str:
-    """How near a smaller policy is to its original, for people."""
-    words = (
-        f"on states that it was not fitted to, the smaller policy's action probabilities are KL "
-        f"{apart.kl:.3g} nats from the original's (0: the same); blind, acting always as the original does "
-        f"on average, it would be {apart.look:.3g} off"
-    )
-    if apart.look < BLIND:
-        words += " (so the original hardly looks at its observations yet)"
-    if not isnan(apart.value_error):
-        words += f"; its values' squared error is {100 * apart.value_error:.3g}% of their variance"
-    return words
-
-
-def point_told(tell: Tell, point: graph.Point, target: float | None) -> None:
-    """How far a search is, by a point of it."""
-    part = min(1.0, log(point.size) / log(target)) if target and target < 1 else 0.0
-    widths = " ".join(f"{name}={width}" for name, width in point.widths.items())
-    errors = f"kl={point.kl:.4g} value_error={point.value_error:.4g}"
-    line = f"size={point.size:.4f} {errors} {widths}"
-    tell(part, f"{point.size:.1%} of the parameters, KL {point.kl:.2g}", line)
 
 
 def carried_optimizer(source: runs.Run, epoch: int, restored: Restored, result) -> tuple[dict | None, str]:
@@ -331,8 +197,14 @@ def stored_optimizer(source: runs.Run, epoch: int) -> tuple[dict | None, str]:
 def write(
     folder: runs.CollapseFolder, restored: Restored, result, optimizer, provenance: dict[str, Any]
 ) -> None:
-    """model_<epoch>_collapsed.pt, its .state.pt, and fibers.pkl."""
+    """model_<epoch>_collapsed.pt, its .state.pt, and fibers.pkl.  Raises UserError where that cannot be."""
     file = restored.file
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {folder.path}: {error.strerror}; choose a folder that is writable"
+        ) from error
     if optimizer is not None:
         state = StateFile(optimizer=optimizer, epoch=file.epoch, agent_steps=file.agent_steps)
         state.save(folder.state_path)
@@ -340,6 +212,13 @@ def write(
         folder.state_path.unlink(missing_ok=True)
     fibers_of(result, provenance).save(folder.fibers_path)
     replace(file, state_dict=result.policy.state_dict(), collapse=provenance).save(folder.model_path)
+
+
+def write_frontier(folder: runs.CollapseFolder, found: Found, title: str) -> None:
+    """What a search met on its way, as a table and as a picture."""
+    points = [asdict(point) for point in found.frontier]
+    atomic.write(folder.frontier_path, frontier.to_csv(points).encode())
+    frontier.figure(points, title).savefig(folder.frontier_path.with_suffix(".png"))
 
 
 def fibers_of(result, provenance: dict[str, Any]) -> FibersFile:

@@ -3,54 +3,65 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 
-from pufferlib_kcore.settings import Args
 from pufferlib_kcore.store import Run, metta, runs
 
 
-def demo(args: Args, *words: str) -> str:
-    """python demo.py with these words, on the runs where these arguments had theirs.
+@dataclass(frozen=True, kw_only=True)
+class Home:
+    """Where runs are, and where their environments run: what every command on them says."""
+
+    data_dir: str
+    layout: str = "experiments"
+    vec: str = "multiprocessing"
+
+
+def demo(home: Home, *words: str) -> str:
+    """python demo.py with these words, on the runs of a home.
 
     --vec ale goes with all that runs environments, since its pictures are others.
     """
-    root = str(args.settings.train.data_dir)
-    if args.layout == "metta":
+    root = home.data_dir
+    if home.layout == "metta":
         place = ["--layout", "metta", *([] if root == metta.ROOT else ["--train.data-dir", root])]
     else:
         place = runs.place(root)
-    vec = ["--vec", "ale"] if args.vec == "ale" else []
+    vec = ["--vec", "ale"] if home.vec == "ale" else []
     return shlex.join(["python", "demo.py", *words, *vec, *place])
 
 
-def go_on(args: Args, run: Run) -> str:
+def go_on(home: Home, run: Run) -> str:
     """Goes on with a run that was stopped."""
-    name = ["--run"] if args.layout == "metta" else ["--resume", "--exp-id"]
-    return demo(args, "--mode", "train", *_env(run), *name, run.exp_id)
+    name = ["--run"] if home.layout == "metta" else ["--resume", "--exp-id"]
+    return demo(home, "--mode", "train", *_env(run), *name, run.exp_id)
 
 
-def collapse(args: Args, run: Run) -> str:
-    """Collapses a run and trains it on: the guide's second step."""
+def collapse(home: Home, run: Run, asked: int, steps: int) -> str:
+    """Collapses a run and trains it on: the guide's second step.
+
+    asked  the epoch to collapse, or the nearest;  steps  that the run has taken
+    """
     words = ["--exp-id", run.exp_id, "--collapse", "0.3"]
-    epoch, last = run.nearest(args.settings.collapse.epoch)[0], run.latest()[0]
+    epoch, last = run.nearest(asked)[0], run.latest()[0]
     if epoch == last:  # which leaves nothing to train
         epoch = _middle(run)
         words += ["--collapse-epoch", str(epoch)]
-    return demo(args, "--mode", "train", *_env(run), *words, *_further(args, epoch == last))
+    return demo(home, "--mode", "train", *_env(run), *words, *_further(steps, epoch == last))
 
 
-def compare(args: Args, run: Run) -> str:
+def compare(home: Home, run: Run) -> str:
     """Compares a run with what it was collapsed from: the third."""
-    return demo(args, "--mode", "report", "--exp-id", run.exp_id)
+    return demo(home, "--mode", "report", "--exp-id", run.exp_id)
 
 
-def batch(args: Args, run: Run) -> str:
+def batch(home: Home, run: Run, steps: int) -> str:
     """Collapses a run in Metta's layout at its middle, and retrains it."""
     epoch = _middle(run)
     words = ["--exp-name", run.exp_id, "--epoch-idx", str(epoch)]
-    root = str(args.settings.train.data_dir)
-    words += [] if root == metta.ROOT else ["--train-dir", root]
-    words += ["--vec", "ale"] if args.vec == "ale" else []
-    return shlex.join(["bash", "kcore.sh", *words, *_further(args, epoch == run.latest()[0])])
+    words += [] if home.data_dir == metta.ROOT else ["--train-dir", home.data_dir]
+    words += ["--vec", "ale"] if home.vec == "ale" else []
+    return shlex.join(["bash", "kcore.sh", *words, *_further(steps, epoch == run.latest()[0])])
 
 
 def _middle(run: Run) -> int:
@@ -59,10 +70,9 @@ def _middle(run: Run) -> int:
     return epochs[(len(epochs) - 1) // 2]
 
 
-def _further(args: Args, at_the_end: bool) -> list[str]:
+def _further(steps: int, at_the_end: bool) -> list[str]:
     """More steps, where all are taken."""
-    steps = 2 * args.settings.train.total_timesteps
-    return ["--train.total-timesteps", str(steps)] if at_the_end else []
+    return ["--train.total-timesteps", str(2 * steps)] if at_the_end else []
 
 
 def _env(run: Run) -> list[str]:

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.rebuild import solve_widths
-from pufferlib_kcore.jobs import collapsing, stored
-from pufferlib_kcore.jobs import world as worlds
-from pufferlib_kcore.jobs.collapsing import Collapsed, Ready
+from pufferlib_kcore.jobs import collapsing
+from pufferlib_kcore.jobs.collapsing import Collapsed, CollapseRequest, Ready
 from pufferlib_kcore.jobs.progress import Watch, unwatched
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
-from pufferlib_kcore.settings import Args
-from pufferlib_kcore.store import Run
+
+Kind = Literal["original", "ablated", "scratch", "scratch-full"]  # as settings.arguments.CONTROLS
 
 
-def retraining(args: Args, source: Run, watch: Watch = unwatched) -> Ready:
-    """The collapsed policy, or the control that --control names, both ready to train on."""
-    if args.control == "original":
-        return untouched(args, source)
-    done = collapsing.stored_or_made(args, source, watch)
-    return done if args.control is None else same_widths(args, done, args.control)
+@dataclass(frozen=True, kw_only=True)
+class ControlRequest:
+    """Which control to make ready, and the collapse that it is to be compared with."""
+
+    kind: Kind
+    collapse: CollapseRequest
 
 
-def untouched(args: Args, source: Run) -> Ready:
+def control(request: ControlRequest, watch: Watch = unwatched) -> Ready:
+    """A control, ready to train on.  Raises UserError as `collapse` does."""
+    if request.kind == "original":
+        return untouched(request.collapse)
+    return same_widths(collapsing.collapse(request.collapse, watch), request.kind)
+
+
+def untouched(request: CollapseRequest) -> Ready:
     """The checkpoint as it is."""
-    epoch, path = source.nearest(args.settings.collapse.epoch)
-    restored = worlds.restored(path, args, source)
+    source = request.source
+    epoch, path = source.run.nearest(request.settings.epoch)
+    restored = source.read(path)
     params = sum(p.numel() for p in restored.policy.parameters())
     size = {"params_before": params, "params_after": params}
     provenance = {"source": str(path), "epoch": epoch, "thresholds": None, "tag": "original", **size}
-    optimizer, note = collapsing.stored_optimizer(source, epoch)
+    optimizer, note = collapsing.stored_optimizer(source.run, epoch)
     return Ready(
         source=source,
         epoch=epoch,
@@ -47,7 +55,7 @@ def untouched(args: Args, source: Run) -> Ready:
     )
 
 
-def same_widths(args: Args, done: Collapsed, kind: str) -> Ready:
+def same_widths(done: Collapsed, kind: Kind) -> Ready:
     """A policy of the collapsed one's widths, drawn with --seed.
 
     ablated  units of the original at random, as they are, with their part of the optimizer's state
@@ -56,7 +64,7 @@ def same_widths(args: Args, done: Collapsed, kind: str) -> Ready:
     scratch-full  the same from step 0 on, so that it trains for all the steps that went into the collapsed
              policy, before and after
     """
-    original, seed = restore(done.provenance["source"]), stored.stored_settings(done.source, args).train.seed
+    original, seed = restore(done.provenance["source"]), done.source.settings().train.seed
     inputs, generator = original.example_inputs, torch.Generator().manual_seed(seed)
     network = network_of(original.policy, inputs)
     shapes = {name: p.shape for name, p in done.policy.named_parameters()}
@@ -64,7 +72,7 @@ def same_widths(args: Args, done: Collapsed, kind: str) -> Ready:
     optimizer: dict[str, Any] | None = None
     if kind == "ablated":
         result = graph.ablate(original.policy, inputs, widths, generator=generator)
-        optimizer, note = collapsing.carried_optimizer(done.source, done.epoch, original, result)
+        optimizer, note = collapsing.carried_optimizer(done.source.run, done.epoch, original, result)
     else:
         torch.manual_seed(seed)
         result = graph.reinitialize(build(original.spec), inputs, widths, generator=generator)

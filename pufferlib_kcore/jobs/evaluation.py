@@ -2,30 +2,61 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from pufferlib_kcore.jobs import stored
+from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.jobs import world as worlds
-from pufferlib_kcore.policies.restore import Restored
-from pufferlib_kcore.settings import Args, Settings, resolve
-from pufferlib_kcore.store import Run
+from pufferlib_kcore.jobs.film import Film, film
+from pufferlib_kcore.jobs.source import Newest, Source
+from pufferlib_kcore.training.evaluate import Played, play
+
+AT_ONCE = 16  # environments that are played in, at most
 
 
-def chosen(args: Args, found: Run | None) -> tuple[Path, Restored, Settings]:
-    """The checkpoint to play, its policy, and the settings of its environment."""
-    if found is not None:
-        path = found.latest()[1]
-        return path, worlds.restored(path, args, found), stored.stored_settings(found, args)
-    path = Path(args.eval_model_path or "")
-    restored = worlds.restored(path, args)
-    env = restored.file.env
-    if env is None:  # a pickled module says nothing of its environment
-        return path, restored, args.settings
-    stored.check_env(args.env, env.name, path)
+@dataclass(frozen=True, kw_only=True)
+class EvaluateRequest:
+    """What to play, and for how long."""
 
-    def over(overrides: dict[str, str]) -> Settings:
-        played = {f"env.{key}": value for key, value in env.kwargs.items()}
-        return resolve(env.name, {**played, **overrides}, args.config)
+    source: Source
+    episodes: int | None = None  # None: as many as training has environments
+    film: bool = False  # one environment alone, its pictures written beside the checkpoint
 
-    stored.check_policy(restored.spec, args, path, over)
-    return path, restored, over(args.overrides)
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What a checkpoint's policy returned."""
+
+    path: Path  # of the checkpoint
+    env: str | None
+    played: Played
+    film: Film | None = None
+
+    def __str__(self) -> str:
+        lines = [f"checkpoint={self.path} env={self.env} {self.played}"]
+        return "\n".join([*lines, *([] if self.film is None else [str(self.film)])])
+
+
+def evaluate(request: EvaluateRequest) -> Evaluated:
+    """Play whole episodes.  Raises UserError where there is nothing to play, or nothing to film it with."""
+    found = request.source.newest()
+    episodes = found.settings.train.num_envs if request.episodes is None else request.episodes
+    shot = None
+    if not request.film:
+        played = played_in(found, request.source.vec, episodes)
+    elif request.source.vec == "ale":
+        raise UserError("--vec ale has no pictures to film: leave --capture-video out")
+    else:
+        played, shot = film(found.path, found.restored, found.settings, episodes)
+    return Evaluated(path=found.path, env=found.settings.base.env_name, played=played, film=shot)
+
+
+def played_in(found: Newest, backend: str, episodes: int) -> Played:
+    """Whole episodes in one group of environments."""
+    settings, policy = found.settings, found.restored.policy
+    vec = worlds.one_group(settings, backend, min(episodes, AT_ONCE))
+    try:
+        worlds.World(vec, None, backend).check(found.restored.spec, str(found.path))
+        return play(policy, vec, settings.train.seed, episodes)
+    finally:
+        vec.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,25 @@ from pufferlib_kcore.training.evaluate import Played, play
 FRAMES_PER_SECOND = 30  # where an environment does not say it
 
 
-def film(path: Path, restored: Restored, settings: Settings, episodes: int) -> tuple[Played, str]:
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """An MP4 of whole episodes."""
+
+    path: Path
+    episodes: int
+    frames: int
+    fps: float  # as the environment plays
+
+    def __str__(self) -> str:
+        return (
+            f"film={self.path} film_episodes={self.episodes} film_frames={self.frames} film_fps={self.fps:g}"
+        )
+
+
+def film(path: Path, restored: Restored, settings: Settings, episodes: int) -> tuple[Played, Film]:
     """Play so many episodes in one environment, and film each from its first state to its last.
 
-    -> what was played, and a line about the MP4 beside the checkpoint
+    -> what was played, and the MP4 beside the checkpoint
     Raises UserError where there is no OpenCV, no picture or no room for it.
     """
     try:
@@ -56,7 +72,7 @@ def film(path: Path, restored: Restored, settings: Settings, episodes: int) -> t
             writer.release()
         unfinished.unlink(missing_ok=True)
         vec.close()
-    return played, f"film={out} film_episodes={len(played.returns)} film_frames={frames} film_fps={pace:g}"
+    return played, Film(path=out, episodes=len(played.returns), frames=frames, fps=pace)
 
 
 def picture(env: Any, settings: Settings) -> Any:

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.jobs import stored
-from pufferlib_kcore.jobs import world as worlds
-from pufferlib_kcore.settings import Args, Settings
+from pufferlib_kcore.settings import CollapseSettings
 from pufferlib_kcore.store import MettaFolder, ModelFile, Run, checkpoints
 from pufferlib_kcore.store.runs import CollapseFolder
 
-ENVS = 16  # that states are recorded in, at once
 NAMED = ("epoch", "threshold", "linear", "cnn", "lstm", "critic", "max_kl", "target_params")  # by the folder
 
 
@@ -29,25 +26,13 @@ class Place:
     note: str = ""  # why it is not the plain folder
 
 
-def recipe(args: Args, source: Run, path: Path) -> dict[str, Any]:
-    """What makes a collapse what it is: the checkpoint, the settings, and what is recorded with which."""
-    records = args.settings.collapse.calibrate or args.collapse == "auto"
-    return {
-        "settings": asdict(args.settings.collapse),
-        "source": str(path),
-        "digest": checkpoints.digest(path),
-        "recorded": recording(stored.stored_settings(source, args), args) if records else None,
-    }
+def recipe(settings: CollapseSettings, path: Path, recorded: dict[str, Any] | None) -> dict[str, Any]:
+    """What makes the collapse of a checkpoint what it is.
 
-
-def recording(settings: Settings, args: Args) -> dict[str, Any]:
-    """What decides on the states that are recorded."""
-    return {
-        "seed": settings.train.seed,
-        "envs": ENVS,
-        "env": dict(settings.env),
-        "preprocessing": worlds.preprocessing(args.vec),
-    }
+    recorded  what decides on the states that are recorded for it, see `recording.made_with`
+    """
+    digest = checkpoints.digest(path)
+    return {"settings": asdict(settings), "source": str(path), "digest": digest, "recorded": recorded}
 
 
 def place(plain: CollapseFolder, path: Path, asked: dict[str, Any]) -> Place:

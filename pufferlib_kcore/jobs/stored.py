@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,17 @@ from pufferlib_kcore import environments
 from pufferlib_kcore import settings as settings_room
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import plain_to_space, spec_from
-from pufferlib_kcore.settings import Args, Settings, flag
+from pufferlib_kcore.settings import Settings, fitting, flag
 from pufferlib_kcore.store import Facts, Run
+
+
+@dataclass(frozen=True)
+class Over:
+    """What is said over the settings that a run was made with."""
+
+    overrides: dict[str, str] = field(default_factory=dict)  # {"train.num_envs": "8"}
+    env: str | None = None  # its environment, which no other may contradict
+    config: str | None = None  # a folder of INI files over the project's own; None: ./config
 
 
 def trained_on(file: Facts) -> str | None:
@@ -62,19 +71,24 @@ def check_env(env: str | None, trained: str | None, source: str | Path) -> None:
         )
 
 
-def check_run(found: Run, args: Args, spec: dict[str, Any] | None = None) -> None:
+def check_run(found: Run, over: Over, spec: dict[str, Any] | None = None) -> None:
     """Raise UserError where the command line contradicts a run that is there: its environment, its policy.
 
     spec  of its policy; None: as config.json has it
     """
-    check_env(args.env, env_of(found), found.path)
-    if any(map(is_architecture, args.overrides)) and (spec := spec or found.config().get("policy")):
-        check_policy(spec, args, found.path, lambda overrides: _settings_over(found, args, overrides))
+    check_env(over.env, env_of(found), found.path)
+    if any(map(is_architecture, over.overrides)) and (spec := spec or found.config().get("policy")):
+        check_policy(
+            spec,
+            over.overrides,
+            found.path,
+            lambda overrides: settings_under(found, replace(over, overrides=overrides)),
+        )
 
 
 def check_policy(
     spec: dict[str, Any],
-    args: Args,
+    overrides: dict[str, str],
     source: str | Path,
     settings_over: Callable[[dict[str, str]], Settings],
 ) -> None:
@@ -82,11 +96,11 @@ def check_policy(
 
     settings_over  the stored settings under these overrides
     """
-    asked = [key for key in args.overrides if is_architecture(key)]
+    asked = [key for key in overrides if is_architecture(key)]
     if not asked:
         return
-    without = {key: text for key, text in args.overrides.items() if key not in asked}
-    stored, here = settings_over(without), settings_over(args.overrides)
+    without = {key: text for key, text in overrides.items() if key not in asked}
+    stored, here = settings_over(without), settings_over(overrides)
     try:
         wanted = spec_of(here, *spaces_of(spec))
     except UserError:  # no such policy for these spaces
@@ -96,7 +110,7 @@ def check_policy(
         if old != new:
             raise UserError(
                 f"{source} was trained with {key} = {old}, and {flag(*key.split('.', 1))} "
-                f"{args.overrides[key]} is asked for: leave it out, or train a new run"
+                f"{overrides[key]} is asked for: leave it out, or train a new run"
             )
 
 
@@ -114,14 +128,14 @@ def _part(spec: dict[str, Any], settings: Settings, key: str) -> Any:
     return args.get(name, getattr(settings, section).get(name))
 
 
-def stored_settings(found: Run, args: Args, spec: dict[str, Any] | None = None) -> Settings:
-    """The settings with which a run was started, and what this command line says over them.
+def stored_settings(found: Run, over: Over, spec: dict[str, Any] | None = None) -> Settings:
+    """The settings with which a run was started, and what is said over them.
 
     spec  of the policy that is trained on: where the settings say another one, they give way
     Raises UserError as `check_run` does.
     """
-    check_run(found, args, spec)
-    settings = _settings_over(found, args, args.overrides)
+    check_run(found, over, spec)
+    settings = settings_under(found, over)
     return settings if spec is None else truthful(settings, spec)
 
 
@@ -141,11 +155,12 @@ def truthful(settings: Settings, spec: dict[str, Any]) -> Settings:
     return replace(settings, base=base, policy=policy, rnn=rnn)
 
 
-def _settings_over(found: Run, args: Args, overrides: dict[str, str]) -> Settings:
+def settings_under(found: Run, over: Over) -> Settings:
+    """A run's settings with what is said over them, where its own policy gives way as well."""
     stored = found.config().get("settings")
     if stored is not None:
-        return settings_room.from_plain(stored, overrides, args.config)
-    return args.settings if args.env is None else settings_room.resolve(args.env, overrides, args.config)
+        return settings_room.from_plain(stored, over.overrides, over.config)
+    return settings_room.resolve(over.env, fitting(over.env, over.overrides), over.config)
 
 
 def spaces_of(spec: dict[str, Any]) -> tuple[Any, Any]:

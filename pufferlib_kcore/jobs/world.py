@@ -16,11 +16,10 @@ from pufferlib_kcore import environments
 from pufferlib_kcore.environments import cores, ray_cluster, vector
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph.copying import copy_of
-from pufferlib_kcore.jobs.stored import check_origin, spec_of, trained_on
+from pufferlib_kcore.jobs.stored import spec_of
 from pufferlib_kcore.policies import space_to_plain
-from pufferlib_kcore.policies.restore import Restored, restore
-from pufferlib_kcore.settings import Args, Settings
-from pufferlib_kcore.store import EnvFacts, Run
+from pufferlib_kcore.settings import Settings
+from pufferlib_kcore.store import EnvFacts
 from pufferlib_kcore.training import precision
 from pufferlib_kcore.training.parallel import ALONE, Group
 
@@ -31,25 +30,13 @@ PREPROCESSING = {  # of Atari's screens: what a checkpoint records, in words
 }
 
 
-def restored(path: str | Path, args: Args, found: Run | None = None) -> Restored:
-    """A checkpoint's policy; with --trust-checkpoint a pickled module's too, which the settings describe.
-
-    found  the run in whose folder it lies
-    Raises UserError unless it was trained on the run's environment, and on the preprocessing that --vec has.
-    """
-
-    def described() -> dict[str, Any]:
-        env = creator(args.settings)()
-        try:
-            return spec_of(args.settings, env.single_observation_space, env.single_action_space)
-        finally:
-            env.close()
-
-    policy = restore(path, described if args.trust_checkpoint else None)
-    if found is not None:
-        check_origin(trained_on(policy.file), found, path)
-    check_preprocessing(policy.file.env, args.vec, path)
-    return policy
+def described(settings: Settings) -> dict[str, Any]:
+    """The policy that the settings name, for the spaces of an environment as they say, as plain data."""
+    env = creator(settings)()
+    try:
+        return spec_of(settings, env.single_observation_space, env.single_action_space)
+    finally:
+        env.close()
 
 
 def preprocessing(backend: str) -> str:

@@ -2,17 +2,18 @@
 
 from pufferlib_kcore.settings.arguments import Args, load
 from pufferlib_kcore.settings.layers import environments
-from pufferlib_kcore.settings.resolve import flag, from_plain, resolve
-from pufferlib_kcore.settings.sections import Base, Collapse, Settings, Train
+from pufferlib_kcore.settings.resolve import fitting, flag, from_plain, resolve
+from pufferlib_kcore.settings.sections import Base, CollapseSettings, Settings, Train
 from pufferlib_kcore.settings.values import nearest
 
 __all__ = [
     "Args",
     "Base",
-    "Collapse",
+    "CollapseSettings",
     "Settings",
     "Train",
     "environments",
+    "fitting",
     "flag",
     "from_plain",
     "load",

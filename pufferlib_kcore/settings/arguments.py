@@ -10,8 +10,8 @@ from typing import Any, NoReturn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.layers import Schema, environments, unknown
-from pufferlib_kcore.settings.resolve import flag, from_plain, resolve
-from pufferlib_kcore.settings.sections import FREE, SECTIONS, SHORT, SIZES, Settings
+from pufferlib_kcore.settings.resolve import fitting, flag, from_plain, resolve
+from pufferlib_kcore.settings.sections import SECTIONS, SHORT, SIZES, Settings
 from pufferlib_kcore.settings.uses import check_auto, check_use
 from pufferlib_kcore.settings.values import describe, read, run_name
 
@@ -111,9 +111,9 @@ def load(
             f"nothing to {given.mode}: name an environment, as in python demo.py --mode {given.mode} "
             "--env beam_rider, or a run with --exp-id; --help lists all options"
         )
-    fitting = overrides if given.env else {k: v for k, v in overrides.items() if k.split(".")[0] not in FREE}
+    judged = fitting(given.env, overrides)
     sizes = {f"train.{name}" for name in SIZES}  # must fit into each other, in the run that they are for
-    settings = resolve(given.env, {k: v for k, v in fitting.items() if k not in sizes}, given.config)
+    settings = resolve(given.env, {k: v for k, v in judged.items() if k not in sizes}, given.config)
     thresholds = {f"collapse.{key}" for key in ("threshold", *settings.collapse.thresholds())}
     asked = given.mode == "collapse" or given.control or thresholds & overrides.keys()
     if settings.collapse.threshold == "auto" and "collapse.threshold" in overrides:
@@ -131,7 +131,7 @@ def load(
     plain = stored(args)
     of_run = None if plain is None else from_plain(plain, overrides, given.config)
     if of_run is None:
-        settings = resolve(given.env, fitting, given.config)
+        settings = resolve(given.env, judged, given.config)
     else:
         settings = replace(settings, train=replace(of_run.train, data_dir=settings.train.data_dir))
     if given.mode == "train":

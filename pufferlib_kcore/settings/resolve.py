@@ -39,6 +39,11 @@ def from_plain(
     return _settled(schema, stored | dict(overrides))
 
 
+def fitting(env: str | None, overrides: Mapping[str, str]) -> dict[str, str]:
+    """The overrides that can be judged: without an environment, none of [env], [policy] and [rnn]."""
+    return {key: text for key, text in overrides.items() if env or key.split(".")[0] not in FREE}
+
+
 def _settled(schema: Schema, overrides: Mapping[str, Any]) -> Settings:
     texts = {}
     for name, value in overrides.items():

@@ -106,7 +106,7 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collapse:
+class CollapseSettings:
     threshold: Literal["auto"] | float = distance()
     linear: float | None = distance()
     cnn: float | None = distance()
@@ -147,6 +147,16 @@ class Collapse:
         one = 0.3 if self.threshold == "auto" else self.threshold
         return {kind: one if getattr(self, kind) is None else getattr(self, kind) for kind in KINDS}
 
+    def one_or_by_kind(self) -> float | dict[str, float]:
+        """The same as one threshold, where all kinds share it."""
+        by_kind = self.thresholds()
+        return by_kind[KINDS[0]] if len(set(by_kind.values())) == 1 else by_kind
+
+    @property
+    def searches(self) -> bool:
+        """Whether a search is to find the widths, within a budget, in place of thresholds."""
+        return self.threshold == "auto"
+
     def budget(self) -> dict[str, float]:
         """What a search may cost; 0.01 nats where nothing is said."""
         named = {"max_kl": self.max_kl, "target_params": self.target_params}
@@ -159,7 +169,7 @@ class Settings:
 
     base: Base
     train: Train
-    collapse: Collapse
+    collapse: CollapseSettings
     env: dict[str, Any]
     policy: dict[str, Any]
     rnn: dict[str, Any]
@@ -169,7 +179,7 @@ class Settings:
         return asdict(self)
 
 
-FIXED: dict[str, Any] = {"base": Base, "train": Train, "collapse": Collapse}
+FIXED: dict[str, Any] = {"base": Base, "train": Train, "collapse": CollapseSettings}
 FREE = ("env", "policy", "rnn")
 # What the command line also calls them.
 SHORT = {"train.seed": "--seed", "collapse.threshold": "--collapse", "collapse.epoch": "--collapse-epoch"}

@@ -6,7 +6,7 @@ import torch
 
 from pufferlib_kcore import graph, settings
 from pufferlib_kcore.jobs.advice import advice
-from pufferlib_kcore.jobs.collapsing import nearness
+from pufferlib_kcore.jobs.merging import nearness
 from pufferlib_kcore.policies import build, spec_from
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.store import ModelFile
@@ -25,7 +25,7 @@ def restored():
 def advised(original, *words):
     args = settings.load([*WORDS, *words])
     result = graph.collapse(original.policy, original.example_inputs, args.settings.collapse.thresholds())
-    return advice(args, original, result.report)
+    return advice(args.settings.collapse, original, result.report)
 
 
 def test_each_option_keeps_what_is_said_beside_it():
