@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from pufferlib_kcore.graph import (
         Collapse,
         Divergence,
-        Search,
         ablate,
         collapse,
         collapse_optimizer,
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
         reinitialize,
         resize,
         rule,
-        search,
         spaces,
     )
+    from pufferlib_kcore.graph.search import Search, search
 
 __all__ = [
     "Collapse",
