@@ -17,7 +17,7 @@ from torch import nn
 from pufferlib_kcore import store
 from pufferlib_kcore.cli.collapse import collapse_request
 from pufferlib_kcore.cli.found import run_source, taken_up
-from pufferlib_kcore.environments.vector import WorkerDied
+from pufferlib_kcore.environments.contract import WorkerDied
 from pufferlib_kcore.errors import RunFailed, UserError
 from pufferlib_kcore.jobs import collapsing, commands, controls, stored
 from pufferlib_kcore.jobs import world as worlds

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pufferlib_kcore.environments.contract import Batch, Seed, Turns, as_actions
 from pufferlib_kcore.environments.creators import described
 from pufferlib_kcore.environments.seeds import env_seeds
-from pufferlib_kcore.environments.vector import Batch, Seed, Turns, as_actions
 from pufferlib_kcore.errors import UserError
 
 NO_LIMIT = 2**31 - 2  # frames of an episode; ALE counts in an int32, and starts one above the limit
@@ -21,6 +21,8 @@ class Ale:
     """
 
     def __init__(self, creator: Callable, num_envs: int, num_threads: int, env_batch_size: int, seed: int):
+        if num_envs % env_batch_size:
+            raise UserError(f"groups of {env_batch_size} envs do not fit {num_envs} envs: choose a divisor")
         package, name, settings = described(creator)
         if package != "atari":
             raise UserError(f"--vec ale steps Atari games, not {name}: use --vec multiprocessing")

@@ -7,15 +7,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
+
 from pufferlib_kcore.environments import atari, control, memory, metta
-from pufferlib_kcore.environments.quiet import quiet
+from pufferlib_kcore.environments.puffer2.serial import emulated
 from pufferlib_kcore.environments.wrappers import adapt
 from pufferlib_kcore.errors import UserError
 
-with quiet():
-    from pufferlib.emulation import GymnasiumPufferEnv
-
-Creator = Callable[..., GymnasiumPufferEnv]
+Creator = Callable[..., gymnasium.Env]
 
 MAKERS: dict[str, Callable] = {
     "atari": atari.make,
@@ -62,7 +61,7 @@ def find(env_name: str, package: str | None = None) -> tuple[str, str]:
 
 
 def make_creator(env_name: str, package: str | None = None, **env_kwargs: Any) -> Creator:
-    """A picklable creator() -> GymnasiumPufferEnv, whose infos hold episode_return and episode_length.
+    """A picklable creator() -> PufferLib's env, whose infos hold episode_return and episode_length.
 
     env_name: a name of `names()`, PufferLib's (mountaincar-continuous) or Gymnasium's (CartPole-v1);
     env_kwargs: what the package's `make` takes, reward_scale and reward_clip (see EpisodeStats), and
@@ -95,9 +94,9 @@ def _create(
     reward_scale: float = 1.0,
     reward_clip: float | None = None,
     **kwargs: Any,
-) -> GymnasiumPufferEnv:
+) -> gymnasium.Env:
     env = MAKERS[package](name, **kwargs)
-    return GymnasiumPufferEnv(env=adapt(env, reward_scale, reward_clip))
+    return emulated(adapt(env, reward_scale, reward_clip))
 
 
 def _plain(name: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pufferlib_kcore.environments import seeds
-from pufferlib_kcore.environments.vector import WorkerDied
+from pufferlib_kcore.environments.contract import WorkerDied
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.jobs.progress import Watch, unwatched

@@ -78,7 +78,7 @@ class Episodes:
 class Collector:
     """Steps the environments with a policy and fills an Experience.
 
-    vec: a VecEnv (environments.vector); steps: T; bptt: a segment's length; generator: draws the actions.
+    vec: a VecEnv (environments.contract); steps: T; bptt: a segment's length; generator: draws the actions.
     """
 
     def __init__(

@@ -10,14 +10,14 @@ import pytest
 import torch
 from commands import demo
 
-from pufferlib_kcore import store
 from pufferlib_kcore.cli import main
 from pufferlib_kcore.environments import make_creator
 from pufferlib_kcore.environments.vector import make
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.store import Run, checkpoints
 
 from . import toys
-from .test_vector import actions_for, roll, same
+from .rolling import roll
 
 SHORT = {"max_num_frames_per_episode": 96}  # 24 steps of 4 frames
 
@@ -29,16 +29,6 @@ def played(creator, groups=1, threads=2, steps=60, seed=11, num_envs=4, backend=
         return roll(vec, steps, seed)
     finally:
         vec.close()
-
-
-@pytest.mark.parametrize("sticky", [0.0, 0.25])
-def test_seed_and_actions_decide_all_numbers(sticky):
-    creator = make_creator("breakout", repeat_action_probability=sticky, **SHORT)
-    records = [played(creator, *way) for way in ((1, 1), (1, 4), (2, 2), (4, 4))]
-    assert sum(len(infos) for infos in records[0].infos) > 0
-    for record in [*records[1:], played(creator, 2, 2)]:
-        assert same(records[0], record)
-    assert same(records[0], played(creator, seed=12)) == (sticky == 0)  # chance is in these alone
 
 
 @pytest.mark.parametrize("seed", [0, -7, 2**31 + 5])
@@ -99,36 +89,6 @@ def test_returns_are_sums_of_unclipped_rewards_between_ends():
     assert told == expected and len(told) >= 8
 
 
-def test_the_step_after_an_end_is_a_dummy():
-    vec = make(make_creator("pong", **SHORT), "ale", 4, 2, 2)
-    try:
-        actions = actions_for(vec, 60)
-        by_dummy = []
-        for other in range(2):
-            vec.reset(0)
-            steps = []
-            for t in range(60):
-                batches = [vec.recv(g) for g in range(2)]
-                steps.append(
-                    [np.concatenate(parts).copy() for parts in zip(*(b[:4] for b in batches), strict=True)]
-                )
-                chosen = (actions[t] + other) % 6 if t in (24, 49) else actions[t]  # after the two ends
-                for g, ids in enumerate(vec.groups):
-                    vec.send(g, chosen[ids])
-            by_dummy.append(steps)
-    finally:
-        vec.close()
-    steps = by_dummy[0]
-    assert [t for t in range(60) if steps[t][3].all()] == [24, 49]
-    for t in (25, 50):
-        obs, rewards, terminals, truncations = steps[t]
-        assert np.array_equal(obs, steps[0][0]) and not (
-            rewards.any() or terminals.any() or truncations.any()
-        )
-    for one, two in zip(*by_dummy, strict=True):  # whatever is done at an end, nothing comes of it
-        assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
-
-
 def test_a_pixel_is_the_mean_of_four():
     record = played(make_creator("breakout", framestack=2), steps=30, num_envs=1)
     game = ale_py.AtariEnv("breakout", obs_type="grayscale", frameskip=4, repeat_action_probability=0.0)
@@ -157,42 +117,17 @@ def test_spaces_are_those_of_the_other_backends():
             other.close()
 
 
-def test_groups_may_be_held_and_reset_in_the_middle():
-    vec = make(make_creator("breakout", frameskip=12), "ale", 4, 2, 2)
+def test_actions_that_a_game_has_not_are_named():
+    vec = make(make_creator("pong"), "ale", 2)
     try:
-        first = roll(vec, 40, 5)  # leaves both groups under way
-        assert same(first, roll(vec, 40, 5))
-        vec.reset(5)
-        held = vec.recv(0)
-        before = held.obs.copy()
-        actions = actions_for(vec, 40)
-        for t in range(40):  # group 1 runs while 0 is held
-            assert np.array_equal(vec.recv(1).obs, first.obs[t][2:])
-            vec.send(1, actions[t][2:])
-        assert np.array_equal(held.obs, before)
-        assert same(first, roll(vec, 40, 5))  # one held, one under way
+        vec.reset(0)
+        vec.recv(0)
+        for action in (-1, 6):
+            with pytest.raises(ValueError, match="expected 0 to 5"):
+                vec.send(0, np.array([0, action]))
+        vec.send(0, np.zeros(2, int))
     finally:
         vec.close()
-
-
-def test_calls_out_of_turn_and_wrong_actions_are_named():
-    vec = make(make_creator("pong"), "ale", 4, 2, 2)
-    with pytest.raises(RuntimeError, match="reset comes next"):
-        vec.recv(0)
-    vec.reset(0)
-    with pytest.raises(RuntimeError, match="recv comes next"):
-        vec.send(0, np.zeros(2, int))
-    vec.recv(0)
-    with pytest.raises(ValueError, match="expected"):
-        vec.send(0, np.zeros(4, int))
-    for action in (-1, 6):
-        with pytest.raises(ValueError, match="expected 0 to 5"):
-            vec.send(0, np.array([0, action]))
-    vec.send(0, np.zeros(2, int))
-    vec.close()
-    vec.close()
-    with pytest.raises(RuntimeError, match="closed"):
-        vec.recv(0)
 
 
 def test_closing_ends_the_threads():
@@ -242,7 +177,7 @@ def trained(tmp_path_factory):
 
 
 def checkpoint(folder, name, epoch=2):
-    return store.Run.open(folder / "experiments" / name).model_path(epoch)
+    return Run.open(folder / "experiments" / name).model_path(epoch)
 
 
 def test_a_run_is_trained_collapsed_evaluated_and_resumed(trained):
@@ -306,7 +241,7 @@ def test_preprocessings_do_not_mix(trained, here, name, vec, other):
 def test_a_checkpoint_that_says_nothing_is_pufferlib_s(trained, here, tmp_path):
     payload = torch.load(checkpoint(trained, "of_pufferlib"), weights_only=True)
     assert payload["env"].pop("preprocessing") == "pufferlib"
-    old = store.checkpoints.save(tmp_path / "model_000009.pt", payload)
+    old = checkpoints.save(tmp_path / "model_000009.pt", payload)
     words = "--mode", "eval", "--eval-model-path", old, "--episodes", 1
     status, out, err = here(*words, "--vec", "ale")
     assert (status, out) == (2, "") and err.endswith("use --vec multiprocessing\n")

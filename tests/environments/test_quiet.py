@@ -37,7 +37,8 @@ def test_rooms_that_import_pufferlib_are_silent_and_leave_deprecations_to_be_see
         from pufferlib_kcore.jobs.worker import ignore_pynvml
         ignore_pynvml()
         from pufferlib_kcore import environments, policies
-        from pufferlib_kcore.environments import vector, processes, creators
+        from pufferlib_kcore.environments import vector, creators
+        from pufferlib_kcore.environments.puffer2 import processes
         import warnings
         assert ("ignore", None, DeprecationWarning, None, 0) not in warnings.filters[:-5], warnings.filters
         environments.make_creator("pong")().reset(seed=1)

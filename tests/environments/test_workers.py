@@ -16,7 +16,9 @@ import psutil
 import pytest
 import threadpoolctl
 
-from pufferlib_kcore.environments.vector import WorkerDied, make
+from pufferlib_kcore.environments.contract import WorkerDied
+from pufferlib_kcore.environments.puffer2 import processes
+from pufferlib_kcore.environments.vector import make
 
 from . import toys
 
@@ -97,7 +99,7 @@ def test_a_worker_killed_in_the_middle_of_a_step_is_noticed(vec_of):
 
 
 def test_an_env_that_hangs_does_not_keep_close_waiting(vec_of, monkeypatch):
-    monkeypatch.setattr("pufferlib_kcore.environments.processes.PATIENCE", 0.2)
+    monkeypatch.setattr(processes, "PATIENCE", 0.2)
     vec = vec_of(trouble("hang"), 2, 2, 1)
     vec.reset(0)
     for _ in range(3):

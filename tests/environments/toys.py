@@ -7,11 +7,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from pufferlib_kcore.environments.quiet import quiet
+from pufferlib_kcore.environments.puffer2.serial import emulated
 from pufferlib_kcore.environments.wrappers import adapt
-
-with quiet():
-    from pufferlib.emulation import GymnasiumPufferEnv
 
 
 class Three(gymnasium.Env):
@@ -91,7 +88,7 @@ class Mixed(Three):
 
 
 def puffer(env, reward_scale=1.0, reward_clip=None):
-    return GymnasiumPufferEnv(env=adapt(env, reward_scale, reward_clip))
+    return emulated(adapt(env, reward_scale, reward_clip))
 
 
 def three():

@@ -1,7 +1,6 @@
-"""PufferLib's multiprocessing backend with workers that sleep, in groups visited in a fixed order."""
+"""Envs in processes that sleep between steps, in groups that are visited in a fixed order."""
 
 import contextlib
-import functools
 import multiprocessing
 import multiprocessing.util
 import os
@@ -10,49 +9,45 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
-from unittest import mock
 
 import numpy as np
+from pufferlib.vector import CLOSE, RESET, STEP
 
-from pufferlib_kcore.environments.quiet import quiet
+from pufferlib_kcore.environments.contract import Batch, Seed, Turns, WorkerDied, as_actions
+from pufferlib_kcore.environments.puffer2.worker import ERROR, Desk, Shared, Wire, work
 from pufferlib_kcore.environments.seeds import env_seeds
-from pufferlib_kcore.environments.vector import Batch, Seed, Turns, WorkerDied, as_actions
-from pufferlib_kcore.environments.worker import ERROR, Desk, Wire, work
 
-with quiet():
-    import pufferlib.vector
-    from pufferlib.vector import CLOSE, RESET, STEP
-
+FORK = multiprocessing.get_context("fork")  # whatever the global start method is
 PATIENCE = 2.0  # seconds that workers get to close their envs before they are killed
 
 
-class Multiprocessing(pufferlib.vector.Multiprocessing):
-    """Envs in forked workers, over PufferLib's shared memory. Group g is the workers of its envs."""
-
-    num_envs = 0  # in place of PufferLib's property, which counts one batch
+class Multiprocessing:
+    """Envs in forked workers, over memory that they share. Group g is the workers of its envs."""
 
     def __init__(self, creators: list[Callable], num_workers: int, env_batch_size: int, seed: int):
         self.num_envs, self.seed = len(creators), seed
-        self.wires = [Wire() for _ in range(num_workers)]
+        self.driver_env = creators[0]()  # never stepped
+        self.single_observation_space = self.driver_env.single_observation_space
+        self.single_action_space = self.driver_env.single_action_space
+        self.groups = list(np.arange(self.num_envs).reshape(-1, env_batch_size))
+        self.turns = Turns(len(self.groups))
+        self.each = each = self.num_envs // num_workers
+        spaces = self.single_observation_space, self.single_action_space
+        self.shared, self.wires = Shared(num_workers, each, *spaces), [Wire() for _ in range(num_workers)]
         self.processes: list = []
         try:
-            with _sleeping_workers(self.wires):
-                super().__init__(
-                    creators,
-                    [[]] * self.num_envs,
-                    [{}] * self.num_envs,
-                    self.num_envs,
-                    num_workers=num_workers,
-                    batch_size=env_batch_size,
-                    overwork=True,
-                )
+            desk = Desk(self.wires)
+            with _calm():
+                for worker in range(num_workers):
+                    own = creators[worker * each : (worker + 1) * each]
+                    process = FORK.Process(target=work, args=(desk, own, self.shared, worker))
+                    process.start()
+                    self.processes.append(process)
         except BaseException:
             _stop(self.wires, self.processes)
             raise
         for wire in self.wires:
             wire.keep("main")
-        self.groups = list(np.arange(self.num_envs).reshape(-1, env_batch_size))
-        self.turns = Turns(len(self.groups))
         # Also runs when this object is collected, and before multiprocessing joins its children at exit
         self._stop = multiprocessing.util.Finalize(
             self, _stop, args=(self.wires, self.processes), exitpriority=10
@@ -63,34 +58,30 @@ class Multiprocessing(pufferlib.vector.Multiprocessing):
         for group, turn in enumerate(self.turns.next):
             if turn == "recv":
                 self._answers(group)
-        self.async_reset(env_seeds(self.seed if seed is None else seed, first, self.num_envs))
-        for worker in range(self.num_workers):
-            self.wires[worker].wake(RESET)
+        seeds = env_seeds(self.seed if seed is None else seed, first, self.num_envs)
+        self.shared.seeds[:] = np.reshape(seeds, self.shared.seeds.shape)
+        for wire in self.wires:
+            wire.wake(RESET)
         self.turns.start()
 
     def recv(self, group: int) -> Batch:
         """Wait for the group's workers.  Raises WorkerDied with the worker's traceback or last words."""
         self.turns.take(group, "recv", then="send")
         infos = self._answers(group)
-        workers = self._workers(group)
-        ids = self.groups[group]
-        return Batch(
-            self.buf.observations[workers].reshape(self.obs_batch_shape),
-            self.buf.rewards[workers].reshape(len(ids)),
-            self.buf.terminals[workers].reshape(len(ids)),
-            self.buf.truncations[workers].reshape(len(ids)),
-            infos,
-            ids,
-        )
+        workers, shared = self._workers(group), self.shared
+        views = shared.observations, shared.rewards, shared.terminals, shared.truncations
+        obs, rewards, terminals, truncations = (view[workers].reshape(-1, *view.shape[2:]) for view in views)
+        return Batch(obs, rewards, terminals, truncations, infos, self.groups[group])
 
     def send(self, group: int, actions: np.ndarray) -> None:
         """Start the group's next step.  actions: (B, *action)"""
         actions = as_actions(actions, len(self.groups[group]), self.single_action_space)
         self.turns.take(group, "send", then="recv")
         workers = self._workers(group)
-        self.actions[workers] = actions.reshape(self.atn_batch_shape)
-        for worker in range(workers.start, workers.stop):
-            self.wires[worker].wake(STEP)
+        mine = self.shared.actions[workers]
+        mine[:] = actions.reshape(mine.shape)
+        for wire in self.wires[workers]:
+            wire.wake(STEP)
 
     def close(self) -> None:
         """End the workers. May be called again."""
@@ -98,7 +89,8 @@ class Multiprocessing(pufferlib.vector.Multiprocessing):
         self._stop()
 
     def _workers(self, group: int) -> slice:
-        return slice(group * self.workers_per_batch, (group + 1) * self.workers_per_batch)
+        ids = self.groups[group]
+        return slice(ids[0] // self.each, ids[-1] // self.each + 1)
 
     def _answers(self, group: int) -> list[dict]:
         """Wait for each worker of the group; the infos of episodes that ended."""
@@ -116,26 +108,21 @@ class Multiprocessing(pufferlib.vector.Multiprocessing):
 
     def _give_up(self, worker: int, fate: str) -> NoReturn:
         """Stop all workers and say what became of this one."""
-        first = worker * self.envs_per_worker
+        first = worker * self.each
         words = _tail(self.wires[worker])
         self.close()
         raise WorkerDied(
-            f"env worker {worker} (envs {first} to {first + self.envs_per_worker - 1}) {fate}"
+            f"env worker {worker} (envs {first} to {first + self.each - 1}) {fate}"
             + (f"\nits last output:\n{words}" if words else "")
         )
 
 
 @contextlib.contextmanager
-def _sleeping_workers(wires: list[Wire]) -> Iterator[None]:
-    """Within it, PufferLib's constructor forks our workers, whatever the global start method is."""
-    forked = multiprocessing.get_context("fork").Process
+def _calm() -> Iterator[None]:
+    """Within it processes fork with signals to stop held back until they can answer them, and no warning."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     try:
-        with (
-            mock.patch.object(pufferlib.vector, "_worker_process", functools.partial(work, Desk(wires))),
-            mock.patch.object(multiprocessing, "Process", forked),
-            warnings.catch_warnings(),
-        ):
+        with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning
             )

@@ -5,23 +5,24 @@ import ctypes
 import faulthandler
 import fcntl
 import gc
+import math
+import mmap
 import os
 import signal
 import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing import Pipe
 from typing import Any
 
 import numpy as np
 import threadpoolctl
+from pufferlib import namespace
+from pufferlib.vector import CLOSE, INFO, MAIN, RESET, Serial
 
-from pufferlib_kcore.environments.quiet import quiet
-
-with quiet():
-    from pufferlib import namespace
-    from pufferlib.vector import CLOSE, INFO, MAIN, RESET, Serial
+from pufferlib_kcore.environments.contract import as_actions
 
 ERROR = 7  # beside PufferLib's own codes; its message is a traceback
 OUTPUT_LIMIT = 1 << 20  # bytes of a worker's own output that are kept
@@ -111,48 +112,34 @@ class Desk:
         return wire
 
 
-def work(
-    desk: Desk,
-    env_creators: list,
-    env_args: list,
-    env_kwargs: list,
-    obs_shape: tuple,
-    obs_dtype: Any,
-    atn_shape: tuple,
-    atn_dtype: Any,
-    num_envs: int,
-    num_agents: int,
-    num_workers: int,
-    worker: int,
-    send_pipe: Any,
-    recv_pipe: Any,
-    shm: Any,
-    is_native: bool,
-) -> None:
-    """PufferLib's worker loop, asleep between commands: called in the place of its _worker_process."""
+class Shared:
+    """What the main process and its workers both see, as arrays (workers, envs of each, ..)."""
+
+    def __init__(self, workers: int, each: int, observation: Any, action: Any):
+        def array(dtype: Any, *shape: int) -> np.ndarray:
+            """Zeros in memory that a fork shares."""
+            size = workers * each * math.prod(shape) * np.dtype(dtype).itemsize
+            return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(workers, each, *shape)
+
+        self.observations = array(observation.dtype, *observation.shape)
+        self.actions = array(as_actions(np.zeros((0, *action.shape)), 0, action).dtype, *action.shape)
+        self.rewards, self.seeds = array(np.float32), array(np.int64)
+        self.terminals, self.truncations, self.masks = (array(bool) for _ in range(3))
+
+
+def work(desk: Desk, creators: list[Callable], shared: Shared, worker: int) -> None:
+    """A worker's life: its envs in PufferLib's serial backend, over its part of what is shared."""
     wire = desk.sit(worker)
     try:
-        shape = (num_workers, num_envs * num_agents)
-
-        def mine(buffer: Any, dtype: Any, *rest: int) -> np.ndarray:
-            return np.ndarray((*shape, *rest), dtype=dtype, buffer=buffer)[worker]
-
-        actions = mine(shm.actions, atn_dtype, *atn_shape)
-        envs = Serial(env_creators, env_args, env_kwargs, num_envs)
-        envs._assign_buffers(
-            namespace(
-                observations=mine(shm.observations, obs_dtype, *obs_shape),
-                rewards=mine(shm.rewards, np.float32),
-                terminals=mine(shm.terminals, bool),
-                truncations=mine(shm.truncateds, bool),
-                masks=mine(shm.masks, bool),
-            )
-        )
+        none: list = [[]] * len(creators)
+        envs = Serial(creators, none, [{}] * len(creators), len(creators))
+        buffers = ("observations", "rewards", "terminals", "truncations", "masks")
+        envs._assign_buffers(namespace(**{name: getattr(shared, name)[worker] for name in buffers}))
         while (command := wire.sleep()) != CLOSE:
             if command == RESET:
-                *_, infos = envs.reset(seed=recv_pipe.recv())
+                *_, infos = envs.reset(seed=shared.seeds[worker].tolist())
             else:
-                *_, infos = envs.step(actions)
+                *_, infos = envs.step(shared.actions[worker])
             wire.say(INFO if infos else MAIN, infos)
             if os.fstat(1).st_size > OUTPUT_LIMIT:
                 os.ftruncate(1, 0)
