@@ -110,7 +110,7 @@ def resumed(found: runs.Run, args: Args) -> Job:
         )
     raise UserError(
         f"no checkpoint of {found.path} with an optimizer state is good; train anew with "
-        f"`{runs.train_command(found.env)}`"
+        f"`{found.train_command(anew=True)}`"
     )
 
 

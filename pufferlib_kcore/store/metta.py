@@ -19,7 +19,12 @@ STATE = ".state.pt"  # of the optimizer, beside each checkpoint; trainer_state.p
 
 @dataclass(frozen=True)
 class MettaFolder(Run):
-    """A run in Metta's layout. Its name is its folder's."""
+    """A run in Metta's layout, which does what Run does by the same names.
+
+    It differs where the layout does: its name is its folder's; a checkpoint's file name says steps and
+    seconds, too, so that `model_path` and `state_path` find files that are there, and `new_files` names new
+    ones; a run that is retrained from a collapse lies beside the collapsed run; no state is pruned.
+    """
 
     @property
     def root(self) -> Path:
@@ -55,13 +60,23 @@ class MettaFolder(Run):
         return found[epoch], found[epoch].with_suffix(STATE)
 
     def prune_states(self, keep: str = "auto", collapse_epochs: Sequence[int] = (50,)) -> list[Path]:
-        """All states stay, since any epoch may be collapsed later; the newest is trainer_state.pt, too."""
+        """Deletes nothing, and gives the newest state Metta's name for it, trainer_state.pt, as well.
+
+        The epoch to collapse is chosen after training here (`kcore.sh --epoch-idx`, in a grid several): no
+        state can be told to be of no use, and a collapse without its state starts the optimizer cold.
+        """
+        self.check_keep(keep)
+        if not self.states():
+            return []
         newest = self.states()[-1][1]
         link = newest.with_name(".trainer_state.pt" + atomic.SUFFIX)
         link.unlink(missing_ok=True)
         os.link(newest, link)
         os.replace(link, newest.with_name("trainer_state.pt"))
         return []
+
+    def train_command(self, anew: bool = False) -> str:
+        return train_command(self.env, self.root, None if anew else self.exp_id)
 
     @contextmanager
     def lock(self) -> Iterator["MettaFolder"]:
@@ -95,7 +110,12 @@ def find(root: str | Path, name: str) -> MettaFolder:
         count = "" if len(first) <= SHOWN else f", the nearest {SHOWN} of {len(first)}"
         hint = f"there are {', '.join(shown)}{count}"
     else:
-        words = ["python", "demo.py", "--mode", "train", "--layout", "metta", "--run", name or "NAME"]
-        place = [] if str(root) == ROOT else ["--train.data-dir", str(root)]
-        hint = f"train one with `{shlex.join([*words, '--env', 'ENV', *place])}`"
+        hint = f"train one with `{train_command(None, root, name)}`"
     raise UserError(f"no experiment '{name}' with a checkpoint in {root}; {hint}")
+
+
+def train_command(env: str | None, root: str | Path = ROOT, name: str | None = None) -> str:
+    """The command that starts a run in this layout; what is not known is in capitals."""
+    words = ["python", "demo.py", "--mode", "train", "--layout", "metta", "--run", name or "NAME"]
+    place = [] if Path(root).absolute() == Path(ROOT).absolute() else ["--train.data-dir", str(root)]
+    return shlex.join([*words, "--env", env or "ENV", *place])

@@ -5,7 +5,7 @@ import secrets
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ class Run:
         if not found:
             raise UserError(
                 f"{self.path} has no checkpoint with an optimizer state (model_*.state.pt) to resume from; "
-                f"train anew with `{train_command(self.env, self.root)}`"
+                f"train anew with `{self.train_command(anew=True)}`"
             )
         return found
 
@@ -148,8 +148,7 @@ class Run:
 
         keep: 'all', or 'auto' for the newest two and the one nearest to each collapse epoch.
         """
-        if keep not in ("auto", "all"):
-            raise UserError(f"--train.keep-state is {keep!r}, expected 'auto' or 'all'")
+        self.check_keep(keep)
         states = self.states()
         if keep == "all" or not states:
             return []
@@ -159,11 +158,20 @@ class Run:
             path.unlink(missing_ok=True)
         return dropped
 
+    @staticmethod
+    def check_keep(keep: str) -> None:
+        """Raise UserError for a word that does not say which states to keep."""
+        if keep not in ("auto", "all"):
+            raise UserError(f"--train.keep-state is {keep!r}, expected 'auto' or 'all'")
+
+    def train_command(self, anew: bool = False) -> str:
+        """The command that trains this run, or anew: another one on its environment."""
+        return train_command(self.env, self.root, None if anew else self.exp_id)
+
     def _some_checkpoints(self) -> list[tuple[int, Path]]:
         found = self.checkpoints()
         if not found:
-            command = train_command(self.env, self.root, self.exp_id)
-            raise UserError(f"{self.path} has no checkpoint yet; train it with `{command}`")
+            raise UserError(f"{self.path} has no checkpoint yet; train it with `{self.train_command()}`")
         return found
 
     def _files(self, state: bool) -> list[tuple[int, Path]]:
@@ -178,16 +186,16 @@ class Run:
         self, thresholds: names.Thresholds, epoch: int, colors: str = "weights"
     ) -> "CollapseFolder":
         """Where the collapse of this run's checkpoint at epoch belongs; nothing is made on disk."""
-        return CollapseFolder(self.path / names.collapse_folder(thresholds, epoch, colors))
+        return CollapseFolder(self.path / names.collapse_folder(thresholds, epoch, colors), type(self))
 
     def search_folder(self, budget: Mapping[str, float], epoch: int) -> "CollapseFolder":
         """The same for a collapse that a search within a budget finds."""
-        return CollapseFolder(self.path / names.search_folder(budget, epoch))
+        return CollapseFolder(self.path / names.search_folder(budget, epoch), type(self))
 
     def collapses(self) -> list["CollapseFolder"]:
         """The collapse folders in this run, by name."""
         found = [path for path in self.path.iterdir() if names.parse_collapse_folder(path.name)]
-        return [CollapseFolder(path) for path in sorted(found) if path.is_dir()]
+        return [CollapseFolder(path, type(self)) for path in sorted(found) if path.is_dir()]
 
     # --- metrics and settings --------------------------------------------------------------------
 
@@ -236,9 +244,13 @@ class Run:
 
 @dataclass(frozen=True)
 class CollapseFolder:
-    """One collapse: <run>/collapsed_model_thr_03_000051/, with the runs resumed from it below."""
+    """One collapse: <run>/collapsed_model_thr_03_000051/, with the runs resumed from it below.
+
+    In Metta's layout those lie beside the collapsed run, so that there are none below.
+    """
 
     path: Path
+    layout: type[Run] = field(default=Run, compare=False)  # of the run that was collapsed
 
     @property
     def epoch(self) -> int:
@@ -250,7 +262,7 @@ class CollapseFolder:
 
     def numbered(self, number: int) -> "CollapseFolder":
         """The folder of another collapse of this name, that differs in other settings: .._000051_2/"""
-        return CollapseFolder(self.path.with_name(names.numbered(self.path.name, number)))
+        return replace(self, path=self.path.with_name(names.numbered(self.path.name, number)))
 
     @property
     def model_path(self) -> Path:
@@ -272,7 +284,7 @@ class CollapseFolder:
     @property
     def source(self) -> Run:
         """The run that was collapsed."""
-        return Run(self.path.parent)
+        return self.layout(self.path.parent)
 
     def runs(self) -> list[Run]:
         """The runs resumed from this collapse, oldest first."""
