@@ -47,7 +47,7 @@ from pufferlib_kcore.graph.rebuild import solve_widths  # noqa: E402
 from pufferlib_kcore.policies.restore import Restored, restore  # noqa: E402
 from pufferlib_kcore.store import Run, StateFile, provenance  # noqa: E402
 from pufferlib_kcore.text import markdown  # noqa: E402
-from pufferlib_kcore.training.evaluate import play  # noqa: E402
+from pufferlib_kcore.training.acting import play  # noqa: E402
 from pufferlib_kcore.training.loop import Start  # noqa: E402
 from pufferlib_kcore.training.record import record  # noqa: E402
 
@@ -115,7 +115,7 @@ class Case:
         """Mean return of whole episodes, actions drawn as in training, and half its 95% interval."""
         vec = self.envs(16, PLAY)
         try:
-            found = play(policy, vec, PLAY, episodes).returns
+            found = play(policy, vec, PLAY, episodes=episodes).returns
         finally:
             vec.close()
         return float(found.mean()), float(stats.t.ppf(0.975, len(found) - 1) * stats.sem(found))

@@ -26,11 +26,11 @@ from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Args, Settings
 from pufferlib_kcore.store import EnvFacts, Facts, StateFile, checkpoints, names, runs
 from pufferlib_kcore.training import parallel, precision, reporting
+from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.algorithm import Tools
 from pufferlib_kcore.training.loop import Loop, Start
 from pufferlib_kcore.training.parallel import ALONE, Group
 from pufferlib_kcore.training.ppo import PPO
-from pufferlib_kcore.training.rollout import Diverged
 
 
 @dataclass

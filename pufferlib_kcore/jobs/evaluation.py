@@ -9,7 +9,7 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.jobs.film import Film, film
 from pufferlib_kcore.jobs.source import Newest, Source
-from pufferlib_kcore.training.evaluate import Played, play
+from pufferlib_kcore.training.acting import Played, play
 
 AT_ONCE = 16  # environments that are played in, at most
 
@@ -57,6 +57,6 @@ def played_in(found: Newest, backend: str, episodes: int) -> Played:
     vec = worlds.one_group(settings, backend, min(episodes, AT_ONCE))
     try:
         worlds.World(vec, None, backend).check(found.restored.spec, str(found.path))
-        return play(policy, vec, settings.train.seed, episodes)
+        return play(policy, vec, settings.train.seed, episodes=episodes)
     finally:
         vec.close()

@@ -12,7 +12,7 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Settings
-from pufferlib_kcore.training.evaluate import Played, play
+from pufferlib_kcore.training.acting import Played, play
 
 FRAMES_PER_SECOND = 30  # where an environment does not say it
 
@@ -63,7 +63,7 @@ def film(path: Path, restored: Restored, settings: Settings, episodes: int) -> t
 
     try:
         worlds.World(vec, None, "serial").check(restored.spec, str(path))
-        played = play(restored.policy, vec, seed, episodes, watch=shoot)
+        played = play(restored.policy, vec, seed, episodes=episodes, watch=shoot)
         if writer is not None:
             writer.release()
             os.replace(unfinished, out)

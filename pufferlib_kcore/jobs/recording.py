@@ -14,8 +14,8 @@ from pufferlib_kcore.jobs.progress import Watch, unwatched
 from pufferlib_kcore.policies import noise_inputs
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Settings
+from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.record import record
-from pufferlib_kcore.training.rollout import Diverged
 
 ENVS = 16  # that states are recorded in, at once
 

@@ -14,13 +14,14 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies.unvalidated import unvalidated
 from pufferlib_kcore.store import Facts, ModelFile, StateFile, checkpoints
 from pufferlib_kcore.training import memory
+from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.algorithm import Algorithm, Collected, Tools
 from pufferlib_kcore.training.companions import Companion, Company, Moment, Said
 from pufferlib_kcore.training.generators import get_rng, set_rng
 from pufferlib_kcore.training.layout import load_optimizer
 from pufferlib_kcore.training.metrics import keyed, mean
 from pufferlib_kcore.training.parallel import join_episodes
-from pufferlib_kcore.training.rollout import Diverged, Interrupted
+from pufferlib_kcore.training.rollout import Interrupted
 
 Reporter = Callable[[dict[str, Any]], None]
 

@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from pufferlib_kcore.environments import seeds
-from pufferlib_kcore.training.clock import Clock
-from pufferlib_kcore.training.rollout import Collector
-from pufferlib_kcore.training.unroll import initial_state
+from pufferlib_kcore.training.acting import device_of, play
+from pufferlib_kcore.training.unroll import initial_state, is_recurrent
 
 STATES = 1024  # in one call of forward, about
 
@@ -25,27 +23,27 @@ def record(
     autocast=contextlib.nullcontext,
     watch: Callable[[float], None] = lambda part: None,
 ) -> list[tuple]:
-    """Let the policy act in every environment of `vec` from fresh episodes on: one rollout of `states` steps.
+    """Let the policy act in every environment of `vec` from fresh episodes on, `states` steps in all.
 
     seed: entropy, as in `environments.seeds`; autocast: under which it acts (`precision.autocast`);
     watch: called with the part that is done.
     -> arguments of forward, call by call: (obs (B, *obs),), or, of a recurrent policy, stretches of episodes
     of one length, (obs (B, T, *obs), (h, c)), with its state at their start, each (layers, B, hidden).
     """
-    steps, calls = -(-states // vec.num_envs), 0
-
-    def stop() -> bool:
-        nonlocal calls
-        watch(calls / ((steps + 1) * len(vec.groups)))
-        calls += 1
-        return False
-
-    vec.reset(seed)
-    data, _ = Collector(vec, policy, steps, steps, seeds.generator(seed), Clock(), autocast).collect(stop)
-    device = next(policy.parameters()).device
-    if data.state_h is None:
-        return [(some.to(device),) for some in data.obs.transpose(0, 1).flatten(0, 1).split(STATES)]
-    return list(_stretches(policy, data.obs.to(device), data.starts[:, :-1]))
+    steps = -(-states // vec.num_envs)
+    played = play(
+        policy,
+        vec,
+        seed,
+        steps=steps,
+        keep=("obs", "starts"),
+        autocast=autocast,
+        watch=lambda step: watch(step / steps),
+    )
+    obs, starts = played.kept["obs"].to(device_of(policy)), played.kept["starts"]
+    if not is_recurrent(policy):
+        return [(some,) for some in obs.transpose(0, 1).flatten(0, 1).split(STATES)]
+    return list(_stretches(policy, obs, starts))
 
 
 def _stretches(policy: nn.Module, obs: Tensor, starts: Tensor) -> Iterator[tuple]:

@@ -14,14 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pufferlib_kcore import distributions
+from pufferlib_kcore.training.acting import Player
 from pufferlib_kcore.training.advantage import advantages
 from pufferlib_kcore.training.clock import Clock
-from pufferlib_kcore.training.unroll import initial_state, reset, step
-
-
-class Diverged(RuntimeError):
-    """Training met a number that is not finite; the parameters are those before it did harm."""
 
 
 class Interrupted(Exception):
@@ -84,16 +79,14 @@ class Collector:
     def __init__(
         self, vec, policy, steps: int, bptt: int, generator: torch.Generator, clock: Clock, autocast
     ):
-        self.vec, self.policy, self.T, self.bptt = vec, policy, steps, bptt
-        self.generator, self.clock, self.autocast = generator, clock, autocast
-        self.device = next(policy.parameters()).device
+        self.player, self.T, self.bptt = Player(vec, policy, generator), steps, bptt
+        self.clock, self.autocast = clock, autocast
         N, space = vec.num_envs, vec.single_observation_space
         sample = torch.from_numpy(np.zeros((1,), dtype=space.dtype))
-        self.state = initial_state(policy, N)
         S, T = steps // bptt, steps
         segments = None
-        if self.state is not None:
-            L, _, H = self.state[0].shape
+        if self.player.state is not None:
+            L, _, H = self.player.state[0].shape
             segments = (L, N, S, H)
         self.data = Experience(
             obs=torch.zeros(N, T, *space.shape, dtype=sample.dtype),
@@ -107,12 +100,10 @@ class Collector:
             state_h=torch.zeros(segments) if segments else None,
             state_c=torch.zeros(segments) if segments else None,
         )
-        if self.device.type == "cuda":  # pinned, so that the GPU takes them while it computes
+        if self.player.device.type == "cuda":  # pinned, so that the GPU takes them while it computes
             for name, column in vars(self.data).items():
                 setattr(self.data, name, None if column is None else column.pin_memory())
-        self.ids = [slice(int(ids[0]), int(ids[-1]) + 1) for ids in vec.groups]
-        self.held: list[Tensor | None] = [None] * len(self.ids)  # observations received and not yet acted on
-        self.ended = torch.ones(N, dtype=torch.bool)  # the next observation starts an episode
+        self.held: list[Tensor | None] = [None] * len(vec.groups)  # observations received, not yet acted on
 
     def collect(self, stop=lambda: False) -> tuple[Experience, Episodes]:
         """Fill the buffers.  stop: asked between steps; raises Interrupted when it says so."""
@@ -120,40 +111,29 @@ class Collector:
             return self._collect(stop)
 
     def _collect(self, stop) -> tuple[Experience, Episodes]:
-        data, episodes = self.data, Episodes()
+        data, player, episodes = self.data, self.player, Episodes()
         for t in range(self.T + 1):
-            for g, rows in enumerate(self.ids):
+            for g, rows in enumerate(player.groups):
                 if stop():
                     raise Interrupted
                 obs = self._receive(g, rows, t, episodes)
                 with self.clock("eval_forward"):
-                    obs_device = obs.to(self.device)
-                    state = None
-                    if self.state is not None:
-                        old = (self.state[0][:, rows], self.state[1][:, rows])
-                        state = reset(old, data.starts[rows, t].to(self.device))
-                    output, value, new_state = step(self.policy, obs_device, state)
-                    if not torch.isfinite(value).all():
-                        raise Diverged("the policy's value of an observation is not a finite number")
-                    data.values[rows, t] = value.cpu()
+                    answer = player.answer(g, obs, data.starts[rows, t])
+                    data.values[rows, t] = answer.value.cpu()  # type: ignore[union-attr]
                     if t == self.T:
                         continue  # bootstrap: the observation stays held, the state stays before it
-                    actor = distributions.of(output).to(self.generator.device)
-                    actions = actor.sample(self.generator)
-                    log_probs = actor.log_prob(actions)
+                    actions, chosen_from = player.act(g, answer)
+                    log_probs = chosen_from.log_prob(actions)
                 with self.clock("eval_misc"):
-                    actions = actions.cpu()
                     data.obs[rows, t] = obs
                     data.actions[rows, t] = actions
-                    data.log_probs[rows, t] = log_probs.cpu()
-                    if state is not None and new_state is not None and self.state is not None:
-                        if t % self.bptt == 0:
-                            data.state_h[:, rows, t // self.bptt] = state[0].cpu()  # type: ignore[index]
-                            data.state_c[:, rows, t // self.bptt] = state[1].cpu()  # type: ignore[index]
-                        self.state[0][:, rows], self.state[1][:, rows] = new_state
+                    data.log_probs[rows, t] = log_probs
+                    if answer.before is not None and t % self.bptt == 0:
+                        data.state_h[:, rows, t // self.bptt] = answer.before[0].cpu()  # type: ignore[index]
+                        data.state_c[:, rows, t // self.bptt] = answer.before[1].cpu()  # type: ignore[index]
                 with self.clock("env"):
                     self.held[g] = None
-                    self.vec.send(g, actions.numpy())
+                    player.send(g, actions)
         return data, episodes
 
     def _receive(self, g: int, rows: slice, t: int, episodes: Episodes) -> Tensor:
@@ -164,15 +144,14 @@ class Collector:
                 column[rows, 0] = column[rows, self.T]
             return held
         with self.clock("env"):
-            got = self.vec.recv(g)
-        data.rewards[rows, t] = torch.as_tensor(got.rewards)
-        data.terminals[rows, t] = torch.as_tensor(got.terminals)
-        data.truncations[rows, t] = torch.as_tensor(got.truncations)
-        data.starts[rows, t] = self.ended[rows]
-        self.ended[rows] = (data.terminals | data.truncations)[rows, t]
+            got = self.player.receive(g)
+        data.rewards[rows, t] = got.rewards
+        data.terminals[rows, t] = got.terminals
+        data.truncations[rows, t] = got.truncations
+        data.starts[rows, t] = got.starts
         episodes.add(got.infos)
-        obs = self.held[g] = torch.as_tensor(got.obs)
-        return obs
+        self.held[g] = got.obs
+        return got.obs
 
 
 def _empty_actions(action_space, *lead: int) -> Tensor:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 State = tuple[Tensor, Tensor]
 
 
-def is_recurrent(policy: nn.Module) -> bool:
+def is_recurrent(policy: Any) -> bool:
     """Whether the policy is like an LSTMWrapper: `recurrent`, and a `policy` that encodes and decodes."""
     return isinstance(getattr(policy, "recurrent", None), nn.LSTM)
 
 
-def initial_state(policy: nn.Module, batch: int) -> State | None:
+def initial_state(policy: Any, batch: int) -> State | None:
     """Zeros (layers, batch, hidden) twice, or None for a policy without memory."""
     if not is_recurrent(policy):
         return None

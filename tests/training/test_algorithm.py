@@ -12,9 +12,9 @@ from worlds import Laps, loop, resumed, tiny_policy
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.registry import Registry
 from pufferlib_kcore.store import StateFile
+from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.algorithm import algorithms
 from pufferlib_kcore.training.ppo import PPO
-from pufferlib_kcore.training.rollout import Diverged
 
 OTHER = {"algorithm": Replay, **SIX}
 

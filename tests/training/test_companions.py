@@ -10,8 +10,8 @@ from worlds import Laps, loop, resumed, tiny_policy, weights
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import StateFile
 from pufferlib_kcore.training import companions, reporting
+from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.companions import Companion, Said
-from pufferlib_kcore.training.rollout import Diverged
 
 CLOCKS = ("SPS", "uptime", "wall_time")
 SIX = {"total_timesteps": 64 * 6, "checkpoint_interval": 3}

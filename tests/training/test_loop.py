@@ -12,9 +12,9 @@ from worlds import Countdown, loop, resumed, tiny_policy, weights
 
 from pufferlib_kcore.store import ModelFile, StateFile, checkpoints
 from pufferlib_kcore.training import metrics
+from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.generators import get_rng, set_rng
 from pufferlib_kcore.training.layout import load_optimizer, make_optimizer
-from pufferlib_kcore.training.rollout import Diverged
 
 
 def make(folder, start=None, policy=None, vec=None, **changes):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from worlds import Countdown, learner, rollout, tiny_policy, train_settings
 
+from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.ppo.objective import LOSSES, explained_variance, objective
-from pufferlib_kcore.training.rollout import Diverged
 
 
 def test_loss_of_one_sample_by_hand():

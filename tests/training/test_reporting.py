@@ -7,8 +7,8 @@ import re
 from rich.console import Console
 
 from pufferlib_kcore.training import metrics, reporting
+from pufferlib_kcore.training.acting import Played
 from pufferlib_kcore.training.clock import Clock
-from pufferlib_kcore.training.evaluate import Played
 from pufferlib_kcore.training.ppo.objective import LOSSES
 
 RUN = "experiments/beam_rider-0123abcd/collapsed_model_thr_03_000051/beam_rider-4567cdef"

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pufferlib_kcore import distributions
+from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.algorithm import Tools
 from pufferlib_kcore.training.ppo.objective import LOSSES, explained_variance, objective
-from pufferlib_kcore.training.rollout import Diverged, Experience
+from pufferlib_kcore.training.rollout import Experience
 from pufferlib_kcore.training.unroll import unroll
 
 
