@@ -114,9 +114,3 @@ def operation_name(func: Callable) -> str:
     if name == "__get__":
         name = getattr(func.__self__, "__name__", "")  # type: ignore[attr-defined]
     return name.strip("_")
-
-
-describe("randperm", "exponential", "geometric", "cauchy", "log_normal", "random", "uniform", random=True)
-describe("randn", "randint", random=True, takes_sizes=True)
-describe("arange", "linspace", "eye", "resize", "as_strided", takes_sizes=True)
-describe("isnan", "isinf", "isfinite", "isposinf", "isneginf", tells_if_finite=True)

@@ -1,4 +1,4 @@
-"""Constants: tensors of one value all over, and results that no neuron's value is in."""
+"""Constants: tensors of one value all over, random numbers, and results that no neuron's value is in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.neurons import free
-from pufferlib_kcore.graph.operations import rule
+from pufferlib_kcore.graph.operations import describe, rule
 from pufferlib_kcore.graph.trace import Trace
 
 
@@ -42,3 +42,8 @@ def uniform(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 def unaffected(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> list[Tensor]:
     """Nobody's value is in the result, or the question does not count how many neurons agree."""
     return trace.nobody(out)
+
+
+describe("randn", "randint", random=True, takes_sizes=True)
+describe("randperm", "exponential", "geometric", "cauchy", "log_normal", "random", "uniform", random=True)
+describe("arange", "linspace", "eye", "resize", "as_strided", takes_sizes=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.neurons import free, may_differ, varies
-from pufferlib_kcore.graph.operations import rule
+from pufferlib_kcore.graph.operations import describe, rule
 from pufferlib_kcore.graph.trace import Trace
 
 ELEMENTWISE = """
@@ -35,6 +35,9 @@ OPERATORS = "add sub mul div truediv floordiv mod pow or xor lshift rshift".spli
 @rule("and", "iand", *ELEMENTWISE, *(prefix + name for name in OPERATORS for prefix in ("", "r", "i")))
 def elementwise(trace: Trace, out: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return alike(trace, out, list(tensors_in((args, kwargs))))
+
+
+describe("isnan", "isinf", "isfinite", "isposinf", "isneginf", tells_if_finite=True)
 
 
 def alike(trace: Trace, out: Tensor, tensors: Sequence[Tensor], *neurons: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from pufferlib_kcore.graph.trace import Trace
 @rule(
     *"""
     float double half bfloat16 to type type_as clone detach contiguous cpu cuda data alias positive
-    as_tensor asarray tensor requires_grad as_subclass
+    as_tensor asarray tensor requires_grad
     """.split(),
     moves=True,
 )
