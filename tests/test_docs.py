@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pufferlib_kcore import graph
-from pufferlib_kcore.graph.operations import OPERATIONS
+from pufferlib_kcore.graph.operations import OPERATIONS, TRAITS
 from pufferlib_kcore.policies import build, example_inputs, spec_from
 from pufferlib_kcore.store import checkpoints
 
@@ -53,6 +53,13 @@ def test_a_layer_kind_in_ten_lines(own_rules):
     for one, other in zip(found.policy.parameters(), base.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(large(*x), base(*x), rtol=1e-10, atol=1e-10)
+
+
+def test_the_traits_of_operations_are_those_that_rules_take(own_rules):
+    table = re.findall(r"^\| `(\w+)` \|", (DOCS / "layers.md").read_text(), re.M)
+    assert len(table) == 7 and set(table) <= set(TRAITS)
+    graph.rule("mine", **dict.fromkeys(table, True))(lambda trace, out, x: trace.neurons(x))
+    assert all(getattr(OPERATIONS["mine"], trait) for trait in table)
 
 
 def test_a_collapsed_checkpoint_is_loaded_in_ten_lines(tmp_path):
