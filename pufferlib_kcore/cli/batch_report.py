@@ -18,7 +18,7 @@ from pufferlib_kcore.analysis.groups import Entry, Result, grouped
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.thresholds import sizes_of
-from pufferlib_kcore.jobs.fibers import fibers_over_time
+from pufferlib_kcore.jobs.fibers import FibersRequest, fibers_over_time
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings.sections import KINDS
 from pufferlib_kcore.store import metta
@@ -143,7 +143,8 @@ def _timed(policy: Any, inputs: tuple) -> float:
 def history(task: Task) -> store.FiberHistory:
     """Fibers of each space over the run's checkpoints, at its own thresholds, else at 0.3."""
     thresholds = dict(zip(KINDS, task.setting, strict=True)) if len(task.setting) == 4 else 0.3
-    return fibers_over_time(task.folder, thresholds, processes=1)  # to start more takes longer than that
+    request = FibersRequest(run=task.folder, thresholds=thresholds, processes=1)  # more take longer to start
+    return fibers_over_time(request)
 
 
 def sweep(root: Path, exp: str, epoch: int) -> tuple[list[tuple[float, float]], dict[str, int]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pufferlib_kcore.cli.found import run_source
-from pufferlib_kcore.jobs.fibers import fibers_over_time, table
+from pufferlib_kcore.jobs.fibers import FibersRequest, fibers_over_time, table
 from pufferlib_kcore.jobs.progress import shown
 from pufferlib_kcore.settings import Args
 
 
 def run(args: Args) -> int:
     """Print a line a checkpoint."""
-    source = run_source(args).run
-    print(table(fibers_over_time(source, args.settings.collapse.one_or_by_kind(), shown)))
-    print(f"wrote {source.history_path}")
+    request = FibersRequest(run=run_source(args).run, thresholds=args.settings.collapse.one_or_by_kind())
+    print(table(fibers_over_time(request, shown)))
+    print(f"wrote {request.run.history_path}")
     return 0

@@ -1,1 +1,84 @@
-"""Jobs: what the programs do, as functions of small frozen requests, without the command line."""
+"""Jobs: what the programs do, as functions of small frozen requests, without the command line.
+
+    source = RunSource(run=store.find_run("experiments", "beam_rider-0123abcd"))
+    done = collapse(CollapseRequest(source=source, settings=settings.resolve().collapse))
+    done.policy, done.provenance["params_after"], done.folder.fibers_path
+
+A job prints nothing: what there is to say is in what it returns, and a `watch`, such as `progress.shown`, is
+told how far it is.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pufferlib_kcore.jobs.autotuning import AutotuneRequest, autotune
+    from pufferlib_kcore.jobs.collapsing import CollapseRequest, collapse
+    from pufferlib_kcore.jobs.comparing import ReportRequest, report
+    from pufferlib_kcore.jobs.controls import ControlRequest, control
+    from pufferlib_kcore.jobs.evaluation import EvaluateRequest, evaluate
+    from pufferlib_kcore.jobs.exporting import export
+    from pufferlib_kcore.jobs.fibers import FibersRequest, fibers_over_time
+    from pufferlib_kcore.jobs.merging import MergeRequest, merge, search
+    from pufferlib_kcore.jobs.profiling import ProfileRequest, profile
+    from pufferlib_kcore.jobs.recording import RecordRequest, record_states
+    from pufferlib_kcore.jobs.source import FileSource, RunSource
+    from pufferlib_kcore.jobs.stored import Over
+
+PLACES = {
+    "AutotuneRequest": "autotuning",
+    "CollapseRequest": "collapsing",
+    "ControlRequest": "controls",
+    "EvaluateRequest": "evaluation",
+    "FibersRequest": "fibers",
+    "FileSource": "source",
+    "MergeRequest": "merging",
+    "Over": "stored",
+    "ProfileRequest": "profiling",
+    "RecordRequest": "recording",
+    "ReportRequest": "comparing",
+    "RunSource": "source",
+    "autotune": "autotuning",
+    "collapse": "collapsing",
+    "control": "controls",
+    "evaluate": "evaluation",
+    "export": "exporting",
+    "fibers_over_time": "fibers",
+    "merge": "merging",
+    "profile": "profiling",
+    "record_states": "recording",
+    "report": "comparing",
+    "search": "merging",
+}
+__all__ = [
+    "AutotuneRequest",
+    "CollapseRequest",
+    "ControlRequest",
+    "EvaluateRequest",
+    "FibersRequest",
+    "FileSource",
+    "MergeRequest",
+    "Over",
+    "ProfileRequest",
+    "RecordRequest",
+    "ReportRequest",
+    "RunSource",
+    "autotune",
+    "collapse",
+    "control",
+    "evaluate",
+    "export",
+    "fibers_over_time",
+    "merge",
+    "profile",
+    "record_states",
+    "report",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Each is loaded when first asked for: how a process starts, and what to type next, need no torch."""
+    if name in PLACES:
+        return getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

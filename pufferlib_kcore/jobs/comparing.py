@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pufferlib_kcore import analysis
-from pufferlib_kcore.jobs.fibers import Thresholds, fibers_over_time
+from pufferlib_kcore.jobs.fibers import FibersRequest, Thresholds, fibers_over_time
 from pufferlib_kcore.jobs.progress import Watch, unwatched
 from pufferlib_kcore.store import CollapseFolder, Run
 from pufferlib_kcore.store.names import parse_collapse_folder
@@ -34,9 +34,9 @@ def report(request: ReportRequest, watch: Watch = unwatched) -> Reported:
     original, collapsed = pair(request.run)
     folder = None if collapsed is None else CollapseFolder(collapsed.path.parent)
     thresholds = (folder and folder.thresholds) or request.thresholds
-    history = {"original": fibers_over_time(original, thresholds, watch)}
+    history = {"original": fibers_over_time(FibersRequest(run=original, thresholds=thresholds), watch)}
     if collapsed is not None:
-        history["collapsed"] = fibers_over_time(collapsed, thresholds, watch)
+        history["collapsed"] = fibers_over_time(FibersRequest(run=collapsed, thresholds=thresholds), watch)
     comparison = analysis.compare(original, collapsed, fiber_history=history)
     png, html = request.run.path / "report.png", request.run.path / "report.html"
     comparison.save_png(png)

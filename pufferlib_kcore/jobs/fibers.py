@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.errors import UserError
@@ -19,13 +19,21 @@ Thresholds = float | dict[str, float]
 WORTH = 10.0  # seconds of coloring for which workers, who take some to start, are worth it
 
 
-def fibers_over_time(
-    source: runs.Run, thresholds: Thresholds, watch: Watch = unwatched, processes: int | None = None
-) -> FiberHistory:
+@dataclass(frozen=True, kw_only=True)
+class FibersRequest:
+    """The run whose checkpoints are colored, and how."""
+
+    run: runs.Run
+    thresholds: Thresholds = 0.3  # cosine distance, 0 to 2, or one a kind
+    processes: int | None = None  # that color; None: one a core
+
+
+def fibers_over_time(request: FibersRequest, watch: Watch = unwatched) -> FiberHistory:
     """Units, fibers and parameters at each checkpoint of a run; kept in its folder, and up to date.
 
-    processes  that color; None: one a core
+    Raises UserError where there is no checkpoint, or one of another environment or architecture.
     """
+    source, thresholds = request.run, request.thresholds
     path = source.history_path
     files = dict(source.checkpoints())
     if not files:
@@ -38,7 +46,7 @@ def fibers_over_time(
     }
     missing = [(epoch, str(file), thresholds) for epoch, file in files.items() if epoch not in known]
     for count in counted(
-        _colored(missing, processes), len(missing), f"coloring {len(missing)} checkpoints", watch
+        _colored(missing, request.processes), len(missing), f"coloring {len(missing)} checkpoints", watch
     ):
         known[count.epoch] = replace(count, digest=digests[count.epoch])
     counts = [known[epoch] for epoch in files]

@@ -38,41 +38,69 @@ def film(path: Path, restored: Restored, settings: Settings, episodes: int) -> t
     -> what was played, and the MP4 beside the checkpoint
     Raises UserError where there is no OpenCV, no picture or no room for it.
     """
-    try:
-        import cv2
-    except ImportError:
-        raise UserError("--capture-video needs OpenCV: pip install opencv-python-headless") from None
-    seed, out = settings.train.seed, path.with_suffix(".mp4")
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp.mp4")
+    seed = settings.train.seed
+    check_opencv()
     vec = vector.make(worlds.creator(settings, render_mode="rgb_array"), "serial", 1, 1, None, seed)
     metadata = vec.driver_env.env.metadata or {}
-    pace, frames, writer = float(metadata.get("render_fps") or FRAMES_PER_SECOND), 0, None
-
-    def shoot(step: int) -> None:
-        nonlocal frames, writer
-        frame = picture(vec.driver_env, settings)
-        if writer is None:
-            size = frame.shape[1], frame.shape[0]
-            writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*"mp4v"), pace, size)
-            if not writer.isOpened():
-                raise UserError(
-                    f"cannot write {out}: no MP4 encoder in OpenCV here, or no room in the folder"
-                )
-        writer.write(frame[:, :, ::-1])
-        frames += 1
-
+    camera = Camera(path.with_suffix(".mp4"), float(metadata.get("render_fps") or FRAMES_PER_SECOND))
     try:
         worlds.World(vec, None, "serial").check(restored.spec, str(path))
-        played = play(restored.policy, vec, seed, episodes=episodes, watch=shoot)
-        if writer is not None:
-            writer.release()
-            os.replace(unfinished, out)
+        played = play(
+            restored.policy,
+            vec,
+            seed,
+            episodes=episodes,
+            watch=lambda step: camera.shoot(picture(vec.driver_env, settings)),
+        )
+        camera.keep()
     finally:
-        if writer is not None:
-            writer.release()
-        unfinished.unlink(missing_ok=True)
+        camera.close()
         vec.close()
-    return played, Film(path=out, episodes=len(played.returns), frames=frames, fps=pace)
+    return played, Film(path=camera.out, episodes=len(played.returns), frames=camera.frames, fps=camera.fps)
+
+
+def check_opencv() -> None:
+    """Raise UserError where OpenCV is not there."""
+    try:
+        import cv2  # noqa: F401
+    except ImportError:
+        raise UserError("--capture-video needs OpenCV: pip install opencv-python-headless") from None
+
+
+class Camera:
+    """Pictures to an MP4, under its name when it is whole."""
+
+    def __init__(self, out: Path, fps: float):
+        self.out, self.fps, self.frames = out, fps, 0
+        self._unfinished = out.with_name(f".{out.name}.{os.getpid()}.tmp.mp4")
+        self._writer: Any = None
+
+    def shoot(self, frame: Any) -> None:
+        """Add a picture, (height, width, 3) uint8.  Raises UserError where nothing can be written."""
+        import cv2
+
+        if self._writer is None:
+            size = frame.shape[1], frame.shape[0]
+            code = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self._unfinished), code, self.fps, size)
+            if not self._writer.isOpened():
+                raise UserError(
+                    f"cannot write {self.out}: no MP4 encoder in OpenCV here, or no room in the folder"
+                )
+        self._writer.write(frame[:, :, ::-1])
+        self.frames += 1
+
+    def keep(self) -> None:
+        """What was shot is whole."""
+        if self._writer is not None:
+            self._writer.release()
+            os.replace(self._unfinished, self.out)
+
+    def close(self) -> None:
+        """Nothing half-written stays."""
+        if self._writer is not None:
+            self._writer.release()
+        self._unfinished.unlink(missing_ok=True)
 
 
 def picture(env: Any, settings: Settings) -> Any:

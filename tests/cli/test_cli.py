@@ -167,7 +167,8 @@ def test_fibers_of_every_checkpoint(trained, monkeypatch):
     assert history["epochs"] == [2, 4, 6] and history["thresholds"] == 0.5
     (trained / "experiments/base/fibers_over_time.json").unlink()
     monkeypatch.setattr(fibers, "WORTH", 0.0)  # worker processes for two checkpoints
-    again = fibers.fibers_over_time(store.Run.open(trained / "experiments/base"), 0.5, processes=2)
+    run = store.Run.open(trained / "experiments/base")
+    again = fibers.fibers_over_time(fibers.FibersRequest(run=run, thresholds=0.5, processes=2))
     assert again.to_dict().items() <= history.items()
 
 

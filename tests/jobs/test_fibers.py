@@ -51,7 +51,7 @@ def counted(run, monkeypatch):
 
     def ask():
         colored.clear()
-        history = fibers.fibers_over_time(run, 0.0, processes=1)
+        history = fibers.fibers_over_time(fibers.FibersRequest(run=run, thresholds=0.0, processes=1))
         return history.spaces["encoder"].fibers.tolist(), list(colored)
 
     return ask
@@ -104,5 +104,5 @@ def test_entries_that_are_not_whole_are_colored_anew(run, counted):
 def test_a_checkpoint_of_another_architecture_is_one_sentence(run):
     write(run, 2, 0, "Recurrent")
     with pytest.raises(UserError, match="model_000002.pt is of another architecture than model_000003.pt"):
-        fibers.fibers_over_time(run, 0.0, processes=1)
+        fibers.fibers_over_time(fibers.FibersRequest(run=run, thresholds=0.0, processes=1))
     assert not (run.history_path).exists()
