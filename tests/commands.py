@@ -18,7 +18,7 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
-from pufferlib_kcore.jobs.batch import launch
+from pufferlib_kcore.jobs.batch import local
 
 REPO = Path(__file__).resolve().parents[1]
 WARM = ["torch._dynamo", "pufferlib_kcore.cli.train", "pufferlib_kcore.cli.batch", "pufferlib_kcore.analysis"]
@@ -107,19 +107,19 @@ class Fork:
 def trainings_fork():
     """From here on, what kcore.sh runs on this machine is forked as well."""
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork")
-    launch.execute = _forked
+    local.execute = _forked
 
 
 def _forked(command, cores=()):
-    """launch.execute, whose command is a fork of this process."""
+    """local.execute, whose command is a fork of this process."""
     started, child = time.monotonic(), os.fork()
     if child:
         _, status, usage = os.wait4(child, 0)
         seconds = time.monotonic() - started
-        return launch.Outcome(os.waitstatus_to_exitcode(status), seconds, 1024 * usage.ru_maxrss)
+        return local.Outcome(os.waitstatus_to_exitcode(status), seconds, 1024 * usage.ru_maxrss)
     status = 1
     try:
-        launch._settle(cores)
+        local._settle(cores)
         _run(command.folder, command.argv[1:], [command.log] * 2)
     except SystemExit as end:
         status = end.code

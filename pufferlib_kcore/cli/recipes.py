@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pufferlib_kcore import cli
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.jobs.batch.launch import is_installed
+from pufferlib_kcore.jobs.installed import is_installed
 from pufferlib_kcore.settings import Train, flag, nearest, resolve
 from pufferlib_kcore.settings.layers import Layer, Schema, read_layer, unknown
 from pufferlib_kcore.settings.sections import SECTIONS

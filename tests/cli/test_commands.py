@@ -10,6 +10,7 @@ import pytest
 from pufferlib_kcore import cli
 from pufferlib_kcore.cli import batch, train
 from pufferlib_kcore.jobs import fibers
+from pufferlib_kcore.jobs.batch.grid import grid
 
 SMALL = (
     "--vec serial --env cartpole --train.num-envs 4 --train.batch-size 64 --train.minibatch-size 32 "
@@ -92,12 +93,10 @@ def test_mettas_layout_stop_go_on_and_the_batch(capsys, monkeypatch):
     out = ran(["--mode", "train", *SMALL, *metta, "--train.total-timesteps", "640"], capsys, ends=143)
     monkeypatch.setattr(train, "stop_signals", lambda: stopping(1_000_000))
     out = follow(out, "go on", capsys, "--vec", "serial")
-    asked = {}
-    monkeypatch.setattr(
-        batch, "run", lambda given, passed: asked.update(tasks=batch.grid(given, passed)) or 0
-    )
+    asked = []
+    monkeypatch.setattr(batch, "run", lambda request: asked.extend(grid(request, print)) or 0)
     follow(out, "collapse and retrain", capsys)
-    (task,) = asked["tasks"]
+    (task,) = asked
     assert task.folder.path.parts[0] == "my runs" and task.epoch < 10
 
 

@@ -1,25 +1,31 @@
-"""kcore.sh as a user meets it: real grids of real trainings, kills, mistakes, clusters."""
+"""kcore.sh as a user meets it: real grids of real trainings, kills, a full disk, clusters."""
 
 import json
 import os
-import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from commands import demo, trainings_fork
+import torch
+from batches import Launcher
+from commands import demo, start, trainings_fork
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.cli import batch
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.jobs.batch import launch
+from pufferlib_kcore.jobs.batch import report
+from pufferlib_kcore.jobs.batch.grid import grid
+from pufferlib_kcore.jobs.batch.schedule import work as work_off
+from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
-from pufferlib_kcore.store import MettaFolder, StateFile, metta
+from pufferlib_kcore.store import MettaFolder, StateFile
+from pufferlib_kcore.store.lock import locked
 
 REPO = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -47,13 +53,6 @@ def bash(folder, script, *arguments, **environment):
         stdin=subprocess.DEVNULL,
     )
     return done.returncode, done.stdout, done.stderr
-
-
-def started(folder, words, output):
-    """kcore.sh, running in a folder."""
-    command = ["bash", str(REPO / "kcore.sh"), *words]
-    env = {**os.environ, "PYTHON": sys.executable}
-    return subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -140,33 +139,48 @@ def test_collapsed_and_ablated_start_from_the_trained_weights_and_moments(gridde
         assert (kept["state"][i]["exp_avg"] == moments["exp_avg"]).all()
         assert kept["state"][i]["step"] == moments["step"]
     ablated = restore(run_of(folder, f"t1_epoch_4_ablationsrandom_{THRESHOLDS}").model_path(4)).policy
-    rows = {tuple(row) for row in original.policy.policy.encoder.weight.tolist()}
-    assert all(tuple(row) in rows for row in ablated.policy.encoder.weight.tolist())
     scratch = restore(run_of(folder, f"t1_epoch_4_scratch_{THRESHOLDS}").model_path(4)).policy
-    assert not any(tuple(row) in rows for row in scratch.policy.encoder.weight.tolist())
+    torch.manual_seed(source.config()["seed"])
+    trained, fresh = rows(original.policy), rows(build(original.spec))
+    assert rows(ablated) <= trained and rows(scratch) <= fresh
+    assert len(trained & fresh) < len(fresh) / 2  # some units never learn
 
 
-def test_a_rerun_repeats_nothing(gridded):
-    folder, _ = gridded
-    times = {p: p.stat().st_mtime_ns for p in (folder / "train_dir").rglob("*__sc0*.pt")}
+def rows(policy):
+    """What each unit of the encoder reads observations with."""
+    return {tuple(row) for row in policy.policy.encoder.weight.tolist()}
+
+
+def asked(folder):
+    """The tasks of the batch of every kind, asked for again in a copy of its folder."""
     words = "--exp-name t1 --epoch-idx 4 --kinds original collapsed ablated scratch scratch-full".split()
-    status, out, _ = kcore(folder, *words, *QUICK)
-    assert status == 0 and "5 done before, 0 to do" in out
-    assert {p: p.stat().st_mtime_ns for p in (folder / "train_dir").rglob("*__sc0*.pt")} == times
+    request = batch.parsed([*words, *QUICK])
+    return request, grid(replace(request, train_dir=str(folder / "train_dir")), print)
 
 
-def test_parameters_come_from_the_environment_and_lists_make_a_grid(work, tmp_path):
-    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
-    (tmp_path / "python").chmod(0o755)
-    given = {"exp_name": "t1", "epoch_idx": "2 4 5", "jobs": "3", "PYTHON": str(tmp_path / "python")}
-    _, out, _ = bash(work, "kcore.sh", "--kinds", "original", "--seeds", "3,4", *QUICK, **given)
-    script, *words = out.splitlines()
-    assert script == str(REPO / "tools/kcore.py")
-    status, out, err = kcore(work, *words)
-    assert (status, err) == (0, "")
-    assert "no checkpoint of epoch 5, the nearest is 6" in out
-    for name in (f"t1_epoch_{epoch}_original_seed{seed}" for epoch in (2, 4, 6) for seed in (3, 4)):
-        assert run_of(work, name).config()["seed"] == int(name[-1])
+def test_a_rerun_finds_it_all_done(gridded):
+    folder, _ = gridded
+    _, tasks = asked(folder)
+    launcher, told = Launcher(tasks), []
+    assert work_off(tasks, launcher, folder / "train_dir/t1_kcore/logs", told.append) == {}
+    assert launcher.ran == [[], []] and told == ["5 runs: 5 done before, 0 to do"]
+
+
+def test_the_report_tells_what_failed_and_what_is_damaged(gridded, tmp_path):
+    shutil.copytree(gridded[0] / "train_dir", tmp_path / "train_dir")
+    request, tasks = asked(tmp_path)
+    newest = run_of(tmp_path, "t1_epoch_4_original").latest()[1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    lost = f"t1_epoch_4_scratch_{THRESHOLDS}"
+    folder = tmp_path / "train_dir/t1_kcore"
+    written = report.write(folder, tasks, {lost: "demo.py: cannot make it"}, request.command)
+    assert written.failed.keys() == {lost, "t1_epoch_4_original"}
+    lines = written.text.splitlines()
+    assert lines[-3].startswith("failed     t1_epoch_4_original  ") and "is damaged" in lines[-3]
+    assert lines[-2].startswith(f"failed     {lost}  ") and "cannot make it" in lines[-2]
+    assert sum(line.startswith("done       t1_epoch_4_") for line in lines) == 3
+    page = (folder / "report/index.html").read_text()
+    assert "cannot make it" in page and "is damaged" in page and "2 of 5 runs failed." in page
 
 
 @pytest.mark.slow
@@ -179,169 +193,45 @@ def test_the_ablation_script_trains_the_controls_to_a_size(work):
         assert 0.2 < about["params_after"] / about["params_before"] <= 0.3
 
 
-def test_a_killed_batch_goes_on_where_it_was(work):
+def test_a_batch_that_is_killed_or_stopped_goes_on_where_it_was(work):
     words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", "--seeds", "1,2", *QUICK]
     words[words.index("2048")] = "15360"
-    program = started(work, words, subprocess.DEVNULL)
     first, second = (run_of(work, f"t1_epoch_4_original_seed{seed}") for seed in (1, 2))
-    end = time.monotonic() + 120
-    while len(first.checkpoints()) < 4 and time.monotonic() < end:
-        time.sleep(0.05)
-    program.send_signal(signal.SIGKILL)
-    program.wait()
-    assert not second.checkpoints()
-    assert first.latest()[0] < 60
-    status, out, err = bash(work, "kcore.sh", *words)
-    assert (status, err) == (0, "") and "0 done before, 2 to do" in out
-    assert epochs(first) == epochs(second) == list(range(5, 61))
-    assert (first.path / "log.out").read_text().count("run=") == 2
-
-
-def test_one_failure_does_not_stop_the_others(work):
-    (work / "train_dir/t1_epoch_4_original_seed1").write_text("in the way")
-    words = "--exp-name t1 --epoch-idx 4 --kinds original --seeds 1 2".split()
-    status, out, _ = kcore(work, *words, *QUICK)
-    last = out.strip().splitlines()
-    assert status == 1 and last[-2].startswith("failed") and "cannot make" in last[-2], out
-    assert run_of(work, "t1_epoch_4_original_seed2").latest()[0] == 8
-    assert (work / "train_dir/t1_kcore/logs/t1_epoch_4_original_seed1.log").is_file()
-    assert "cannot make" in (work / "train_dir/t1_kcore/report/index.html").read_text()
-
-
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        ("--exp-name nobody", "no experiment 'nobody'"),
-        ("--exp-name t11", "did you mean t1?"),
-        ("", "which run?"),
-        ("--exp-name t1 --epoch-idx four", "--epoch-idx = 'four': expected a whole number, such as 340"),
-        ("--exp-name t1 --epoch-idx -4", "--epoch-idx = -4: expected a number at least 0"),
-        ("--exp-name t1 --epoch-idx 1,000", "one number or several? write 1000, or 1 000"),
-        ("--exp-name t1 --linear-thr 2.1", "--linear-thr = 2.1: expected a number from 0 to 2"),
-        ("--exp-name t1 --lstm-thr high", "--lstm-thr = 'high': expected a number, such as 1.0"),
-        ("--exp-name t1 --critic-thr nan", "--critic-thr = 'nan': expected a number, such as 0.8"),
-        ("--exp-name t1 --cnn-thr 0,1", "--cnn-thr = '0,1': expected a number; did you mean 0.1?"),
-        ("--exp-name t1 --target-params 0", "a part of the parameters"),
-        ("--exp-name t1 --target-params 0,2", "did you mean 0.2?"),
-        ("--exp-name t1 --target-params 0.2 --cnn-thr 0.3", "leave --cnn-thr out"),
-        ("--exp-name t1 --cnn-thr 0.5 --target-params 0.2 --cnn-thr 0.5", "leave --cnn-thr out"),
-        ("--exp-name t1 --kinds original --cnn-thr 0.3", "collapses nothing: leave --cnn-thr out"),
-        ("--exp-name t1 --slurm slurm_partition=short", "this is --launcher local"),
-        ("--exp-name t1 --launcher slurm", "there is no sbatch on PATH"),
-        ("--exp-name t1 --launcher slurm --slurm short", "expected name=value"),
-        ("--exp-name t1 --launcher slurm --slurm partition=short", "did you mean slurm_partition?"),
-        ("--exp-name t1 --launcher slurm --slurm timeout_min=soon", "timeout_min = 'soon': expected a whole"),
-        ("--exp-name t1 --launcher slurm --slurm nodes=0", "nodes = 0: expected a number above 0"),
-        ("--exp-name t1 --launcher slurm --slurm name=x", "is the batch's to say"),
-        ("--exp-name t1 --launcher slurm --slurm cluster=moon", "expected slurm or local"),
-        ("--exp-name t1 --track tensorbord", "did you mean tensorboard?"),
-        ("--exp-name t1 --episodes 3", "unknown argument '--episodes'"),
-        ("--exp-name t1 --policy.hidden-size 0", "--policy.hidden-size = 0: expected a number at least 1"),
-        ("--exp-name t1 --train.num-envs 3", "batch_size = 256 must be a multiple of"),
-        (f"--exp-name {'x' * 300}", "at most 200 bytes"),
-        ("--exp-name t1 --kinds colapsed", "did you mean collapsed?"),
-        ("--exp-name t1 --launcher slurn", "did you mean slurm?"),
-        ("--exp-name t1 --jobs 0", "at least 1"),
-        ("--exp-name t1 --jobs two", "--jobs = 'two': expected a whole number, such as 2"),
-        ("--exp-name t1 --seeds one", "--seeds = 'one': expected a whole number, such as 1"),
-        ("--exp-name t1 --env pong", "was trained on cartpole"),
-        ("--exp-name t1 --epoch-idx 6 --train.total-timesteps 1536", "nothing to do"),
-        ("--exp-name t1 --kinds ,", "nothing to do"),
-        ("--exp-name t1 --train.total-timestep 9999", "did you mean"),
-        ("--exp-name t1 --train-dir nowhere", "no experiment 't1'"),
-        ("t1", "unknown argument 't1'"),
-        ("--exp-name t1 --linear-th 0.3", "did you mean --linear-thr?"),
-        ("--exp-name t1 --collapse.linear 0.3", "give --linear-thr"),
-        ("--exp-name t1 --collapse 0.3", "give --linear-thr"),
-        ("--exp-name t1 --control scratch", "give --kinds"),
-        ("--exp-name t1 --seed 3", "give --seeds"),
-        ("--exp-name train_dir/t1", "is a path"),
-        ("--exp-name t1 --batch t1", "is a run"),
-        ("--exp-name t1 --batch ../x", "is a path"),
-    ],
-)
-def test_a_mistake_gets_one_sentence_and_starts_nothing(base, words, said, monkeypatch, capsys):
-    monkeypatch.chdir(base)
-    monkeypatch.setattr(launch.shutil, "which", lambda program: None)
-    before = sorted((base / "train_dir").iterdir())
-    status, err = batch.main(words.split()), capsys.readouterr().err
-    assert status == 2 and said in err and len(err.splitlines()) == 1, err
-    assert sorted((base / "train_dir").iterdir()) == before
-
-
-def test_kcore_sh_gives_its_defaults_and_what_was_typed(base):
-    """Through the script, which gives every threshold once: the default does not count as typed."""
-    words = "--exp-name t1 --target-params 0.2 --train.total-timesteps 1536"
-    assert "nothing to do" in bash(base, "kcore.sh", *words.split())[2]
-    assert "leave --linear-thr out" in bash(base, "kcore.sh", *words.split(), linear_thr="0.6")[2]
-    assert "leave --lstm-thr out" in bash(base, "kcore.sh", *words.split(), "--lstm-thr", "1.0")[2]
-
-
-def test_overrides_are_judged_over_the_run_and_each_command_gets_those_that_it_uses(base, monkeypatch):
-    monkeypatch.chdir(base)
-    words = "--exp-name t1 --epoch-idx 4 --train.total-timesteps 4096 --train.num-envs 256 --vec serial"
-    words += " --train.batch-size 2048 --train.learning-rate 0.01 --env.max-episode-steps 9"
-    (task,) = batch.grid(*batch.parsed(words.split()))  # fits the run's horizon of 8, not the default's 16
-    assert {"--train.learning-rate", "--train.num-envs", "--vec"} <= set(task.argv)
-    assert not {"--train.learning-rate", "--train.total-timesteps", "0.01"} & set(task.collapse)
-    assert {"--train.num-envs", "--env.max-episode-steps", "--vec", "serial"} <= set(task.collapse)
-
-
-def test_an_unknown_experiment_lists_the_nearest_that_are_no_others_offspring(tmp_path):
-    for name in (*(f"arm{i}" for i in range(8)), *(f"t1_epoch_4_original_seed{i}" for i in range(9)), "t1"):
-        folder = tmp_path / name / name / "checkpoints"
-        folder.mkdir(parents=True)
-        (folder / f"{name}__e4__s1024__t1__sc0.pt").touch()
-    for asked, said in (
-        ("t11", "did you mean t1?"),
-        ("t1_epoch_4_original_sed3", "did you mean t1_epoch_4_original_seed3 or"),
-        ("zzz", "the nearest 5 of 9"),
-    ):
-        with pytest.raises(UserError, match=re.escape(said)) as error:
-            metta.find(tmp_path, asked)
-        assert asked != "zzz" or "original" not in str(error.value)
-
-
-def test_a_rerun_with_other_settings_is_refused_and_the_report_holds_all(work):
-    words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", "--seeds", "1", *QUICK]
-    assert kcore(work, *words)[0] == 0
-    for flag, value, name in (
-        ("--train.total-timesteps", "1536", "train.total_timesteps"),
-        ("--train.learning-rate", "0.01", "train.learning_rate"),
-    ):
-        status, _, err = kcore(work, *words, flag, value)
-        assert status == 2 and f"was made with {name}" in err and len(err.splitlines()) == 1, err
-    run_of(work, "t1").latest()[1].write_bytes(b"damaged")
-    newest = run_of(work, "t1_epoch_4_original_seed1").latest()[1]
-    newest.write_bytes(newest.read_bytes()[:1000])
+    for stop in (signal.SIGKILL, signal.SIGTERM):
+        before = len(first.checkpoints()) + len(second.checkpoints())
+        program = start(work, *words, script="tools/kcore.py", before=(trainings_fork,))
+        until(lambda before=before: len(first.checkpoints()) + len(second.checkpoints()) >= before + 3)
+        program.send_signal(stop)
+        out, err = program.communicate(120)
+        if stop == signal.SIGTERM:
+            assert program.returncode == 1 and "the same command goes on" in err, (out, err)
+        else:
+            assert first.latest()[0] < 60 and not second.checkpoints()
+        until(lambda: is_free(first) and is_free(second))
+        assert first.latest()[0] == max(epochs(first))  # it was asked to save before it ended
     status, out, err = kcore(work, *words)
-    assert status == 1 and "failed     t1_epoch_4_original_seed1" in out and "is damaged" in out, err
-    words[words.index("1")] = "2"
-    assert kcore(work, *words)[0] == 0
-    page = (work / "train_dir/t1_kcore/report/index.html").read_text()
-    assert "t1_epoch_4_original_seed1" in page and "t1_epoch_4_original_seed2" in page
+    assert (status, err) == (0, "") and " done before, " in out
+    assert epochs(first) == epochs(second) == list(range(5, 61))
+    assert (first.path / "log.out").read_text().count("run=") >= 2
 
 
-def test_a_folder_that_cannot_be_written(work):
-    (work / "train_dir/t1_kcore").write_text("in the way")
-    status, _, err = kcore(work, "--exp-name", "t1", *QUICK)
-    assert status == 2 and "cannot make" in err and len(err.splitlines()) == 1, err
-
-
-def test_two_batches_at_once_are_refused(work):
-    words = ["--exp-name", "t1", "--epoch-idx", "4", "--kinds", "original", *QUICK]
-    words[words.index("2048")] = "500000"
-    program = started(work, words, subprocess.PIPE)
-    assert "1 to do" in program.stdout.readline()
-    status, _, err = kcore(work, *words)
-    assert status == 2 and "in use by process" in err and len(err.splitlines()) == 1, err
-    run = run_of(work, "t1_epoch_4_original")
-    while not run.checkpoints():
+def until(holds):
+    """Wait until it does."""
+    end = time.monotonic() + 120
+    while not holds() and time.monotonic() < end:
         time.sleep(0.05)
-    program.send_signal(signal.SIGTERM)
-    out, err = program.communicate(timeout=120)
-    assert program.returncode == 1 and "the same command goes on" in err
-    assert run.latest()[0] == max(epochs(run) or [4])  # it was asked to save before it ended
+    assert holds()
+
+
+def is_free(run):
+    """Whether nobody works on a run."""
+    if not run.path.is_dir():
+        return True
+    try:
+        with locked(run.path):
+            return True
+    except UserError:
+        return False
 
 
 def small_files():
@@ -358,13 +248,13 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(work):
     assert kcore(work, *words)[0] == 0
 
 
-def test_a_launcher_through_submitit(work):
+def test_kcore_sh_with_all_that_it_starts_through_submitit(work):
     pytest.importorskip("submitit")
-    words = "--exp-name t1 --epoch-idx 4 --kinds original --launcher slurm --jobs 2 --seeds 1 2".split()
+    words = "--exp-name t1 --epoch-idx 4 --kinds original --launcher slurm".split()
     submitit = ["--slurm", "cluster=local", "timeout_min=5"]
-    status, out, err = kcore(work, *words, *submitit, *QUICK, before=())
-    assert status == 0, err
-    assert run_of(work, "t1_epoch_4_original_seed2").latest()[0] == 8
+    status, out, err = bash(work, "kcore.sh", *words, *submitit, *QUICK)
+    assert (status, err) == (0, ""), err
+    assert run_of(work, "t1_epoch_4_original").latest()[0] == 8
     assert list((work / "train_dir/t1_kcore/logs/submitit").glob("*_submitted.pkl"))
 
 
@@ -388,18 +278,3 @@ def test_a_launcher_on_a_ray_cluster_of_two_nodes(work):
         used = json.loads((work / f"train_dir/t1_kcore/logs/t1_epoch_4_original_seed{seed}.json").read_text())
         nodes.add(used["node"])
     assert len(nodes) == 2
-
-
-def test_cores_are_shared_out():
-    assert launch.share_out(2, [0, 1, 2, 3]) == [[0, 2], [1, 3]]
-    for jobs in (1, 3, 4, 7):
-        shares = launch.share_out(jobs, [2, 3, 5, 7])
-        assert len(shares) == jobs and all(shares) and {c for share in shares for c in share} == {2, 3, 5, 7}
-
-
-def test_a_command_runs_on_its_cores_and_its_use_is_known(tmp_path):
-    code = "import os; x = bytearray(50_000_000); print(sorted(os.sched_getaffinity(0)))"
-    core = min(os.sched_getaffinity(0))
-    done = launch.execute(launch.Command("c", (sys.executable, "-c", code), tmp_path / "log"), [core])
-    assert done.status == 0 and (tmp_path / "log").read_text() == f"[{core}]\n"
-    assert done.peak_bytes > 50_000_000 and done.seconds > 0

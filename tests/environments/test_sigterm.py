@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from pufferlib_kcore.environments import ray_cluster
-from pufferlib_kcore.jobs.batch import launch
+from pufferlib_kcore.jobs.batch import clusters
 
 ray = pytest.importorskip("ray")
 
@@ -33,5 +33,5 @@ def test_of_workers_of_environments(mine, monkeypatch):
 
 
 def test_of_a_batch(mine):
-    with launch._ray(1):
+    with clusters.on_ray(1):
         assert signal.getsignal(signal.SIGTERM) is mine

@@ -1,4 +1,4 @@
-"""Batch report: gathers what the runs of a batch left, and has a page made of it."""
+"""Report: gathers what the runs of a batch left, and has a page made of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -18,69 +19,96 @@ from pufferlib_kcore.analysis.groups import Entry, Result, grouped
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.thresholds import sizes_of
+from pufferlib_kcore.jobs.batch.task import Task
+from pufferlib_kcore.jobs.batch.usage import recalled
 from pufferlib_kcore.jobs.fibers import FibersRequest, fibers_over_time
 from pufferlib_kcore.policies.restore import Restored, restore
 from pufferlib_kcore.settings.sections import KINDS
 from pufferlib_kcore.store import metta
 from pufferlib_kcore.text import readable
 
-if TYPE_CHECKING:
-    from pufferlib_kcore.cli.batch import Task
-
 SWEEP = [round(0.1 * i, 1) for i in range(1, 16)] + [2.0]  # thresholds
 BATCHES = (1, 64)  # observations in one forward pass
 WARM, ROUNDS, CALLS = 2, 8, 4  # forward passes untimed at each turn; turns of a policy; passes timed
 
 
-def write(folder: Path, tasks: Sequence[Task], failed: dict[str, str], command: str) -> str:
-    """Make folder/report.  -> what each kind comes to, a line a run, what failed last, where the page is
+@dataclass(frozen=True)
+class Written:
+    """What is said of a report that was made."""
 
-    failed  run -> why; those whose files turn out to be damaged are added
+    text: str  # what each kind comes to, a line a run, what failed last, where the page is
+    failed: dict[str, str]  # run -> why; those whose files turned out to be damaged as well
+
+
+def write(folder: Path, tasks: Sequence[Task], failed: Mapping[str, str], command: str) -> Written:
+    """Make folder/report.
+
+    failed  run -> why
     """
-    # one run a policy is measured, so that nothing is measured twice
-    first = {(t.exp, t.epoch, t.kind, t.setting): t for t in reversed(tasks) if t.folder.checkpoints()}
-    costs: dict[Any, dict[str, Any]] = {}
-    histories: dict[str, store.FiberHistory] = {}
-    units: dict[str, dict[str, int]] = {}
-    sweeps: dict[str, list[tuple[float, float]]] = {}
+    found = measured(tasks)
+    failed, logs = {**failed, **found.damaged}, folder / "logs"
+    entries = [entry(t, failed.get(t.name, ""), logs, found.costs.get(_policy(t), {})) for t in tasks]
+    runs = {e.exp: f"{e.exp} on {e.env}" if e.env else e.exp for e in entries}
+    page = pages.write(
+        folder / "report",
+        f"{', '.join(runs.values())}: collapsed, and its controls",
+        entries,
+        fibers={t.name: found.histories[t.name] for t in tasks if t.name in found.histories},
+        sweeps=found.sweeps,
+        about=about(command),
+        units=found.units,
+    )
+    return Written(f"{table(entries)}\nwrote {page}", failed)
+
+
+@dataclass
+class Measured:
+    """What the checkpoints of a batch tell when they are looked at."""
+
+    costs: dict[Any, dict[str, Any]] = field(default_factory=dict)  # by _policy: of one forward, and weights
+    histories: dict[str, store.FiberHistory] = field(default_factory=dict)  # by run
+    units: dict[str, dict[str, int]] = field(default_factory=dict)  # by run, of each space in the original
+    sweeps: dict[str, list[tuple[float, float]]] = field(default_factory=dict)  # by checkpoint, see `sweep`
+    damaged: dict[str, str] = field(default_factory=dict)  # run -> what is
+
+
+def measured(tasks: Sequence[Task]) -> Measured:
+    """Look at one run a policy, so that nothing is measured twice, and at what each was collapsed from."""
+    found = Measured()
+    first = {_policy(t): t for t in reversed(tasks) if t.is_begun}
     for exp, epoch in dict.fromkeys((t.exp, t.epoch) for t in tasks):
         policies: dict[Any, Restored] = {}
-        members = {key: t for key, t in first.items() if key[:2] == (exp, epoch)}
         root = next(t.folder.root for t in tasks if t.exp == exp)
-        sweeps[f"{exp}, epoch {epoch}"], whole = sweep(root, exp, epoch)
-        for key, t in members.items():
-            try:
-                policies[key] = restore(t.folder.latest()[1])
-                if t.kind in ("original", "collapsed"):
-                    histories[t.name], units[t.name] = history(t), whole
-            except UserError as error:  # a damaged file is its run's failure, and no other's
-                failed[t.name] = str(error)
+        found.sweeps[f"{exp}, epoch {epoch}"], whole = sweep(root, exp, epoch)
+        for key, t in first.items():
+            if key[:2] == (exp, epoch):
+                try:
+                    policies[key] = restore(t.folder.latest()[1])
+                    if t.kind in ("original", "collapsed"):
+                        found.histories[t.name], found.units[t.name] = history(t), whole
+                except UserError as error:  # a damaged file is its run's failure, and no other's
+                    found.damaged[t.name] = str(error)
         times = latencies(policies)
         for key, restored in policies.items():
             weights = sum(p.numel() * p.element_size() for p in restored.policy.parameters())
-            costs[key] = {"latency": times[key], "weights_bytes": weights}
-    entries = [
-        entry(t, failed.get(t.name, ""), folder / "logs", costs.get((t.exp, t.epoch, t.kind, t.setting), {}))
-        for t in tasks
-    ]
+            found.costs[key] = {"latency": times[key], "weights_bytes": weights}
+    return found
+
+
+def _policy(t: Task) -> tuple:
+    """What tasks that differ by their seed alone share."""
+    return t.exp, t.epoch, t.kind, t.setting
+
+
+def about(command: str) -> dict[str, Any]:
+    """The foot of the page: how to ask for the same, and where it was made."""
     known = store.provenance()
-    about: dict[str, Any] = {"command": command}
-    if known["git_commit"]:
-        about["commit"] = known["git_commit"]
-    about |= {"machine": known["machine"], "versions": known["versions"]}
-    histories = {t.name: histories[t.name] for t in tasks if t.name in histories}
-    runs = {e.exp: f"{e.exp} on {e.env}" if e.env else e.exp for e in entries}
-    title = f"{', '.join(runs.values())}: collapsed, and its controls"
-    page = pages.write(
-        folder / "report", title, entries, fibers=histories, sweeps=sweeps, about=about, units=units
-    )
-    return f"{table(entries)}\nwrote {page}"
+    commit = {"commit": known["git_commit"]} if known["git_commit"] else {}
+    return {"command": command, **commit, "machine": known["machine"], "versions": known["versions"]}
 
 
 def entry(task: Task, message: str, logs: Path, cost: Mapping[str, Any]) -> Entry:
     """What is known of one run."""
-    from pufferlib_kcore.cli.batch import recalled
-
     used, log = recalled(logs / f"{task.name}.json"), logs / f"{task.name}.log"
     try:
         config = task.folder.config()
