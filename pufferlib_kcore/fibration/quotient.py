@@ -73,10 +73,10 @@ class Merge:
 
 Fibers = Mapping[str, "np.ndarray | Merge"]  # space -> its labels, (units,), to be averaged; or how it merges
 Tensors = Mapping[str, Tensor]
-Map = Callable[[Tensor, "Parts"], Tensor]  # (outer, n, ...), merge -> (outer, k, ...) or back
+Map = Callable[[Tensor, "MergeTensors"], Tensor]  # (outer, n, ...), merge -> (outer, k, ...) or back
 
 
-class Parts(NamedTuple):
+class MergeTensors(NamedTuple):
     """A merge as tensors, made to multiply (outer, n, ...)."""
 
     labels: Tensor
@@ -84,24 +84,24 @@ class Parts(NamedTuple):
     pick: Tensor
 
 
-def folded(x: Tensor, parts: Parts) -> Tensor:
+def folded(x: Tensor, merge: MergeTensors) -> Tensor:
     """Sum over each fiber, neurons counted by their gains.  (outer, n, ...) -> (outer, k, ...)"""
-    return _total(x * parts.gain, parts.labels)
+    return _total(x * merge.gain, merge.labels)
 
 
-def picked(x: Tensor, parts: Parts) -> Tensor:
+def picked(x: Tensor, merge: MergeTensors) -> Tensor:
     """Each fiber's own row.  (outer, n, ...) -> (outer, k, ...)"""
-    return _total(x * parts.pick, parts.labels)
+    return _total(x * merge.pick, merge.labels)
 
 
-def repeat(x: Tensor, parts: Parts) -> Tensor:
+def repeat(x: Tensor, merge: MergeTensors) -> Tensor:
     """Give every neuron its fiber's entry.  (outer, k, ...) -> (outer, n, ...)"""
-    return x[:, parts.labels] * parts.gain
+    return x[:, merge.labels] * merge.gain
 
 
-def share(x: Tensor, parts: Parts) -> Tensor:
+def share(x: Tensor, merge: MergeTensors) -> Tensor:
     """Give every neuron its share of its fiber's entry.  (outer, k, ...) -> (outer, n, ...)"""
-    return x[:, parts.labels] * parts.pick
+    return x[:, merge.labels] * merge.pick
 
 
 def _total(x: Tensor, labels: Tensor) -> Tensor:
@@ -152,38 +152,50 @@ def _carry_axis(x: Tensor, axis: Axis, fibers: Fibers, maps: Mapping[str, Map]) 
     for segment, part in zip(axis, x.split([s.length for s in axis]), strict=True):
         if segment.space and segment.role in maps and segment.space in fibers:
             grouped = part.reshape(segment.outer, segment.units, segment.inner, *x.shape[1:])
-            part = maps[segment.role](grouped, _parts(fibers[segment.space], grouped)).flatten(0, 2)
+            part = maps[segment.role](grouped, _as_tensors(fibers[segment.space], grouped)).flatten(0, 2)
         parts.append(part)
     return torch.cat(parts)
 
 
-def _parts(fibers: np.ndarray | Merge, x: Tensor) -> Parts:
+def _as_tensors(fibers: np.ndarray | Merge, x: Tensor) -> MergeTensors:
     merge = fibers if isinstance(fibers, Merge) else Merge.mean(fibers)
     shape = -1, *[1] * (x.ndim - 2)
     gain, pick = (
         torch.as_tensor(w, dtype=x.dtype, device=x.device).reshape(shape) for w in (merge.gain, merge.pick)
     )
-    return Parts(torch.as_tensor(merge.labels, device=x.device), gain, pick)
+    return MergeTensors(torch.as_tensor(merge.labels, device=x.device), gain, pick)
 
 
 def collapse(tensors: Tensors, table: Table, fibers: Fibers) -> dict[str, Tensor]:
-    """The base of a network: one row of each fiber a parameter writes, sum over those it reads."""
+    """The base of a network: one row of each fiber a parameter writes, sum over those it reads.
+
+    Of W, which writes neurons i of fibers a and reads neurons j of fibers b, with picks p and gains g (of a
+    plain mean p_i = 1 / |a| and g_j = 1):
+
+        B[a, b] = sum_{i in a} sum_{j in b} p_i W[i, j] g_j
+    """
     return carry_all(tensors, table, fibers, COLLAPSE)
 
 
 def dual(gradients: Tensors, table: Table, fibers: Fibers) -> dict[str, Tensor]:
-    """Gradients of the base: sum over the fibers a parameter writes, one of those it reads."""
+    """Gradients of the base: sum over the fibers a parameter writes, one of those it reads.
+
+    The transpose of a lift, <dual(G), B> = <G, lift(B)>: of a lifted network's gradient the base's.
+
+        dual(G)[a, b] = sum_{i in a} sum_{j in b} g_i G[i, j] p_j
+    """
     return carry_all(gradients, table, fibers, DUAL)
 
 
 def lift(
     tensors: Tensors, table: Table, fibers: Fibers, generator: torch.Generator | None = None
 ) -> dict[str, Tensor]:
-    """A larger network that computes what a base computes: collapse(lift(base)) == base.
+    """A larger network that computes what a base computes: collapse(lift(B)) = B.
+
+        W[i, j] = g_i B[a, b] p_j + N[i, j],  where sum_{j in b} N[i, j] g_j = 0
 
     tensors, table  of the base;  fibers  space -> labels of the larger network's neurons, (n,) in 0..k-1
-    generator       divide in-weights unevenly among a fiber's neurons, differently in every row;
-                    None divides them evenly
+    generator       draws N, so that in-weights are split unevenly, differently in every row; None: N = 0
     """
     divide = share if generator is None else _share_unevenly(generator)
     repeated = carry_all(tensors, table, fibers, {"out": repeat})
@@ -191,9 +203,9 @@ def lift(
 
 
 def _share_unevenly(generator: torch.Generator) -> Map:
-    def divide(x: Tensor, parts: Parts) -> Tensor:
-        even = share(x, parts)
+    def divide(x: Tensor, merge: MergeTensors) -> Tensor:
+        even = share(x, merge)
         noise = torch.randn(even.shape, generator=generator, dtype=x.dtype).to(x) * x.abs().mean()
-        return even + noise - share(folded(noise, parts), parts)  # what is added folds to zero
+        return even + noise - share(folded(noise, merge), merge)  # what is added folds to zero
 
     return divide

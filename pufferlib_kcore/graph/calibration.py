@@ -40,13 +40,13 @@ def readers_of(
         for call in calls:
             for weight, x in zip(call.weights, call.inputs, strict=True):
                 biased[weight] = bool(call.biases)
-                for place, (segment, part) in enumerate(_parts(network, weight, x)):
+                for place, (segment, part) in enumerate(_segments(network, weight, x)):
                     if not network[segment.space or ""].whole:
                         moments[weight, place].add(part)
     readers = defaultdict(list)
     parameters = dict(policy.named_parameters())
     for (weight, place), seen in moments.items():
-        columns = list(_parts(network, weight, parameters[weight].detach().double().flatten(1)))
+        columns = list(_segments(network, weight, parameters[weight].detach().double().flatten(1)))
         space, read = columns[place][0].space or "", columns[place][1]
         centered = all(biased.get(name) for name in network.table if space in reads([name], network.table))
         metric = torch.einsum("rpu,rpv->uv", read, read)
@@ -71,7 +71,7 @@ def recorded(policy: nn.Module, calibrate: Inputs, method: str) -> Iterator[list
         yield calls
 
 
-def _parts(network: Network, weight: str, x: Tensor) -> Iterator[tuple[Segment, Tensor]]:
+def _segments(network: Network, weight: str, x: Tensor) -> Iterator[tuple[Segment, Tensor]]:
     """What a weight's columns read of each space: (N, columns) -> (N, places, units) for each segment."""
     axis = network.table[weight][1]
     window = x.shape[1] // sum(s.length for s in axis)

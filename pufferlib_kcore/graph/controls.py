@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.fibration.quotient import PICK, Map, Merge, Parts, picked, wide
+from pufferlib_kcore.fibration.quotient import PICK, Map, Merge, MergeTensors, picked, wide
 from pufferlib_kcore.graph.collapsing import Collapse, finish
 from pufferlib_kcore.graph.nested import arguments
 from pufferlib_kcore.graph.network import Network, Outputs, network_of
@@ -78,8 +78,8 @@ def reinitialize(
     )
 
 
-def _scaled(x: Tensor, parts: Parts) -> Tensor:
-    few = picked(x, parts)
+def _scaled(x: Tensor, merge: MergeTensors) -> Tensor:
+    few = picked(x, merge)
     return few * (x.shape[1] / few.shape[1]) ** 0.5
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pufferlib_kcore.fibration.quotient import Axis, Fibers, Map, Parts, Segment, carry, picked, repeat
+from pufferlib_kcore.fibration.quotient import Axis, Fibers, Map, MergeTensors, Segment, carry, picked, repeat
 from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import tensors_in
 
@@ -26,9 +26,9 @@ class State:
         return {s.space for axis in self.axes for s in axis if s.space}
 
 
-def alike(x: Tensor, parts: Parts) -> Tensor:
+def alike(x: Tensor, merge: MergeTensors) -> Tensor:
     """Every unit as the one of its fiber.  (outer, n, ...) -> (outer, n, ...)"""
-    return repeat(picked(x, parts), parts)
+    return repeat(picked(x, merge), merge)
 
 
 def cut(x: Tensor, state: State, fibers: Fibers, to: Map = picked) -> Tensor:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pufferlib_kcore.fibration.partition import number
-from pufferlib_kcore.fibration.quotient import PICK, Segment, carry, collapse, dual, lift
+from pufferlib_kcore.fibration.quotient import PICK, Merge, Segment, carry, collapse, dual, lift
 
 FIBERS = {"a": number(np.array([0, 1, 0, 2, 1, 0])), "b": number(np.array([0, 1, 1, 2]))}
 
@@ -66,6 +66,32 @@ def test_collapse_by_hand():
     assert found.tolist() == [[4, 11, 7], [4, 11, 7]]
     found = dual({"w": weight}, {"w": axes}, fibers)["w"]
     assert found.tolist() == [[8, 11, 14], [4, 5.5, 7]]
+
+
+def test_the_equations_of_the_docstrings():
+    """With P[a, i] = p_i, G[a, i] = g_i where i is in a: B = P W G', dual(W) = G W P', lift(B) = G' B P."""
+    rng = np.random.default_rng(0)
+    merges = {name: Merge.mean(labels, rng.uniform(0.2, 5, len(labels))) for name, labels in FIBERS.items()}
+    table = {"w": ((Segment("a", "out", units=6),), (Segment("b", "in", units=4),))}
+    small = {"w": ((Segment("a", "out", units=3),), (Segment("b", "in", units=3),))}
+    (pick_a, gain_a), (pick_b, gain_b) = (
+        [
+            torch.as_tensor(np.eye(3)[merges[name].labels].T * w)
+            for w in (merges[name].pick, merges[name].gain)
+        ]
+        for name in "ab"
+    )
+    w, base = random_tensors(table)["w"], random_tensors(small)["w"]
+    for found, expected in (
+        (collapse({"w": w}, table, merges), pick_a @ w @ gain_b.T),
+        (dual({"w": w}, table, merges), gain_a @ w @ pick_b.T),
+        (lift({"w": base}, small, merges), gain_a.T @ base @ pick_b),
+    ):
+        torch.testing.assert_close(found["w"], expected, rtol=1e-12, atol=1e-12)
+    uneven = lift({"w": base}, small, merges, torch.Generator().manual_seed(0))["w"]
+    noise = uneven - gain_a.T @ base @ pick_b
+    assert noise.abs().max() > 0.1
+    torch.testing.assert_close(noise @ gain_b.T, torch.zeros(6, 3).double(), rtol=0, atol=1e-12)
 
 
 def test_the_dual_map_is_the_transpose_of_the_lift():
