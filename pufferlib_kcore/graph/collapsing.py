@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from torch import nn
@@ -24,10 +24,10 @@ from pufferlib_kcore.graph.rebuild import rebuild
 from pufferlib_kcore.graph.report import Report, make_report
 from pufferlib_kcore.graph.states import alike, cut, cut_states
 from pufferlib_kcore.graph.verification import answered_otherwise, narrowed, telling, used_otherwise
+from pufferlib_kcore.settings.sections import KINDS, Colors
 
-KINDS = ("linear", "cnn", "lstm", "critic")
 THRESHOLD = 0.3
-COLORS = ("weights", "faithful", "activations")
+COLORS = get_args(Colors)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def distance() -> Any:
     return within(DISTANCE.low, DISTANCE.high, DISTANCE.hint + example)
 
 
-KINDS = ("linear", "cnn", "lstm", "critic")
+KINDS = ("linear", "cnn", "lstm", "critic")  # of spaces: each has a threshold of its own
+Colors = Literal["weights", "faithful", "activations"]  # what neurons are compared by
 DEVICE = r"auto|cpu|(cuda|xpu)(:\d+)?|mps"
 SIZES = ("num_envs", "batch_size", "minibatch_size", "bptt_horizon", "env_batch_size")  # which must fit
 
@@ -114,7 +115,7 @@ class CollapseSettings:
     critic: float | None = distance()
     epoch: int = within(0)
     calibrate: int = within(0)
-    colors: Literal["weights", "faithful", "activations"]
+    colors: Colors
     distill: int | None = within(0)
     max_kl: float | None = within(0)
     target_params: float | None = within(0, 1, " (a part of the parameters)", above=True)

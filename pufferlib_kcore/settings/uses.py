@@ -8,7 +8,7 @@ from pufferlib_kcore.settings.resolve import flag
 RUNS = ("train", "autotune", "profile")  # modes that train
 PLAYS = (*RUNS, "eval", "collapse")  # modes in which environments run
 WORLD = (*PLAYS, "export")
-COLORS = ("train", "collapse", "fibers", "report")  # modes that find fibers at a threshold
+COLORING = ("train", "collapse", "fibers", "report")  # modes that find fibers at a threshold
 LOADS = ("train", "eval", "collapse", "fibers", "export", "report")
 
 # Options, sections and settings, the more special one first to decide; what is not here goes with every mode.
@@ -24,11 +24,11 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "--eval-model-path": ("eval", "export"),
     "--episodes": ("eval",),
     "--capture-video": ("eval",),
-    "collapse.threshold": COLORS,
-    "collapse.linear": COLORS,
-    "collapse.cnn": COLORS,
-    "collapse.lstm": COLORS,
-    "collapse.critic": COLORS,
+    "collapse.threshold": COLORING,
+    "collapse.linear": COLORING,
+    "collapse.cnn": COLORING,
+    "collapse.lstm": COLORING,
+    "collapse.critic": COLORING,
     "collapse": ("train", "collapse"),
     "env": WORLD,
     "base": RUNS,
