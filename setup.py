@@ -16,7 +16,6 @@ setup(
         "gymnasium>=0.29.1",
         "ale-py>=0.10",
         "scipy>=1.9",
-        "scikit-learn>=1.2",
         "matplotlib>=3.7",
         "jinja2>=3.1",
         "rich>=13",

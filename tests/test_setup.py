@@ -1,6 +1,7 @@
 """What set-up leaves: bytecode, so that no process compiles what it imports."""
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -17,3 +18,14 @@ def test_what_was_installed_was_compiled():
     sources = {file for file in files if file.suffix == ".py" and file.is_file()}
     assert len(sources) > 100
     assert not {file for file in sources if not Path(importlib.util.cache_from_source(file)).exists()}
+
+
+def test_what_every_user_installs_is_imported_by_the_package():
+    """What only tests and benchmarks use stands in the group `test` of pyproject.toml."""
+    declared = re.search(r"install_requires=\[(.*?)\]", (ROOT / "setup.py").read_text(), re.S)[1]
+    modules = {"scikit_learn": "sklearn", "pyyaml": "yaml"}
+    projects = {name.lower().replace("-", "_") for name in re.findall(r'"([\w-]+)', declared)}
+    names = {modules.get(name, name) for name in projects}
+    source = "\n".join(path.read_text() for path in (ROOT / "pufferlib_kcore").rglob("*.py"))
+    unused = {n for n in names if not re.search(rf"^\s*(import|from) ([\w.]*\.)?{n}\b", source, re.M)}
+    assert {"torch", "numpy"} <= names and not unused
