@@ -42,7 +42,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
         def put(thing: Thing) -> Thing:
             if name in self._things:
-                raise UserError(f"a {self.kind} named {name!r} is registered already: choose another name")
+                raise UserError(f"the {self.kind} {name!r} is registered already: choose another name")
             self._declarations[name] = thing if settings is None else settings
             self._things[name] = thing  # type: ignore[assignment]  # decorators keep what they decorate
             return thing
@@ -56,9 +56,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         self[name]  # or its sentence
         known = declared(self._declarations[name], self.given)
-        for key in said or {}:
-            if key not in known:
-                raise UserError(f"the {self.kind} {name} has no setting {key!r}: {_cure(key, known)}")
+        check(said or {}, known, f"the {self.kind} {name} has")
         return {**known, **(said or {})}
 
     def __getitem__(self, name: str) -> T:
@@ -79,6 +77,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._things)
+
+
+def check(said: Collection[str], known: Collection[str], who: str) -> None:
+    """Raise UserError with the nearest name for a setting that is not known.  who: "pong has" """
+    for key in said:
+        if key not in known:
+            raise UserError(f"{who} no setting {key!r}: {_cure(key, known)}")
 
 
 def declared(what: Any, given: Collection[str] = ()) -> dict[str, Any]:

@@ -89,6 +89,6 @@ def test_an_unknown_setting_is_refused_with_the_nearest(name, key, cure):
 def test_a_name_is_entered_once():
     things, _, Class = planted()
     for thing in (print, Class):
-        with pytest.raises(UserError, match="a thing named 'class' is registered already: choose another"):
+        with pytest.raises(UserError, match="the thing 'class' is registered already: choose another"):
             things.register("class")(thing)
     assert things["class"] is Class

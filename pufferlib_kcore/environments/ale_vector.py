@@ -5,8 +5,10 @@ from collections.abc import Callable
 import numpy as np
 
 from pufferlib_kcore.environments.contract import Batch, Seed, Turns, as_actions
-from pufferlib_kcore.environments.creators import described
+from pufferlib_kcore.environments.creators import Creator
+from pufferlib_kcore.environments.rewards import REWARDS
 from pufferlib_kcore.environments.seeds import env_seeds
+from pufferlib_kcore.environments.wrappers import numbers
 from pufferlib_kcore.errors import UserError
 
 NO_LIMIT = 2**31 - 2  # frames of an episode; ALE counts in an int32, and starts one above the limit
@@ -23,12 +25,14 @@ class Ale:
     def __init__(self, creator: Callable, num_envs: int, num_threads: int, env_batch_size: int, seed: int):
         if num_envs % env_batch_size:
             raise UserError(f"groups of {env_batch_size} envs do not fit {num_envs} envs: choose a divisor")
-        package, name, settings = described(creator)
-        if package != "atari":
+        if not isinstance(creator, Creator) or creator.package != "atari":
+            name = getattr(creator, "name", creator)
             raise UserError(f"--vec ale steps Atari games, not {name}: use --vec multiprocessing")
-        vector_env = _vector_env()
+        if other := creator.rewards.keys() - {"scaled"}:
+            raise UserError(f"--vec ale has no reward {min(other)}: use --vec multiprocessing")
+        vector_env, settings = _vector_env(), creator.settings
         self.num_envs, self.seed = num_envs, seed
-        self.reward_scale, self.reward_clip = settings["reward_scale"], settings["reward_clip"]
+        self.scaled = creator.rewards.get("scaled", REWARDS.settings("scaled"))
         self.driver_env = creator()  # never stepped
         self.single_observation_space = self.driver_env.single_observation_space
         self.single_action_space = self.driver_env.single_action_space
@@ -37,7 +41,7 @@ class Ale:
         limit = settings["max_num_frames_per_episode"]
         self.games = [
             vector_env(
-                name,
+                creator.name,
                 env_batch_size,
                 num_threads=min(env_batch_size, max(1, num_threads // len(self.groups))),
                 img_height=height,
@@ -68,7 +72,7 @@ class Ale:
         for group, ids in enumerate(self.groups):
             obs, _ = self.games[group].reset(seed=seeds[ids])
             no = np.zeros(len(ids), bool)
-            self.first[group] = obs, np.zeros(len(ids)), no, no
+            self.first[group] = obs, np.zeros(len(ids)), no, no, {}
         self.ended[:] = True
         self.turns.start()
 
@@ -77,18 +81,20 @@ class Ale:
         self.turns.take(group, "recv", then="send")
         ids, answer = self.groups[group], self.first[group]
         self.first[group] = None
-        obs, rewards, terminals, truncations = answer or self.games[group].recv()[:4]
+        obs, rewards, terminals, truncations, told = answer or self.games[group].recv()
         begins = self.ended[ids]
         self.returns[ids] = np.where(begins, 0, self.returns[ids] + rewards)
         self.lengths[ids] = np.where(begins, 0, self.lengths[ids] + 1)
         self.ended[ids] = ended = terminals | truncations
-        infos = [
-            {"episode_return": float(self.returns[i]), "episode_length": int(self.lengths[i])}
-            for i in ids[ended]
-        ]
-        rewards = rewards * float(self.reward_scale)
-        if self.reward_clip is not None:
-            rewards = np.clip(rewards, -self.reward_clip, self.reward_clip)
+        infos = []
+        for i, env in enumerate(ids):
+            if ended[i]:
+                own = numbers({key: values[i] for key, values in told.items() if key != "env_id"})
+                counted = {"episode_return": self.returns[env], "episode_length": self.lengths[env]}
+                infos.append(own | {key: count.item() for key, count in counted.items()})
+        rewards, bound = rewards * float(self.scaled["reward_scale"]), self.scaled["reward_clip"]
+        if bound is not None:
+            rewards = np.clip(rewards, -bound, bound)
         return Batch(obs, rewards.astype(np.float32), terminals, truncations, infos, ids)
 
     def send(self, group: int, actions: np.ndarray) -> None:

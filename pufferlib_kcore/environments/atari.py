@@ -7,7 +7,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-TWO_PLAYERS = ("combat", "joust", "maze_craze", "warlords")  # ALE exits the process when it loads one alone
+from pufferlib_kcore.environments.packages import register
+
+TWO_PLAYERS = dict.fromkeys(  # ALE exits the process when it loads one alone
+    ("combat", "joust", "maze_craze", "warlords"), "it needs two players, and ALE starts games for one"
+)
 
 FRAMES_PER_SECOND = 60  # of the console
 
@@ -20,6 +24,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(set(ale_py.roms.get_all_rom_ids()) - set(TWO_PLAYERS)))
 
 
+@register("atari", names, spelled=True, refused=TWO_PLAYERS)
 def make(
     name: str,
     *,

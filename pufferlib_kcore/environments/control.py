@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 
+from pufferlib_kcore.environments.packages import register
 from pufferlib_kcore.errors import UserError
 
 CLASSIC = {
@@ -35,6 +36,9 @@ MUJOCO = {
 IDS = {**CLASSIC, **CLASSIC_CONTINUOUS, **MUJOCO}
 
 
+@register("mujoco", MUJOCO, ids=MUJOCO)
+@register("classic_control_continuous", CLASSIC_CONTINUOUS, ids=CLASSIC_CONTINUOUS)
+@register("classic_control", CLASSIC, ids=CLASSIC)
 def make(name: str, *, max_episode_steps: int | None = None, render_mode: str | None = None) -> gymnasium.Env:
     """One task.  max_episode_steps: steps until truncation, None for Gymnasium's own limit."""
     if name in MUJOCO:

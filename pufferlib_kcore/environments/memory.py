@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-NAMES = ("memory_cue",)
+from pufferlib_kcore.environments.packages import register
 
 
 class MemoryCue(gymnasium.Env):
@@ -48,6 +48,7 @@ class MemoryCue(gymnasium.Env):
         return np.repeat((255 * row).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
+@register("memory", ("memory_cue",))
 def make(name: str, *, n_cues: int = 4, delay: int = 8, render_mode: str | None = None) -> gymnasium.Env:
     """n_cues: how many different cues; delay: blank steps between the cue and the question."""
     return MemoryCue(n_cues, delay, render_mode)

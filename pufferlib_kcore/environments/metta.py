@@ -7,9 +7,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from pufferlib_kcore.environments.packages import register
 from pufferlib_kcore.errors import UserError
 
-NAMES = ("arena_basic_easy_shaped",)
 BUILDINGS: dict[str, tuple[dict[str, int], dict[str, int]]] = {  # what one takes, and what it gives
     "mine_red": ({}, {"ore_red": 1}),
     "generator_red": ({"ore_red": 1}, {"battery_red": 1}),
@@ -117,6 +117,7 @@ class Arena(gymnasium.Env):
         return config
 
 
+@register("mettagrid", ("arena_basic_easy_shaped",))
 def make(
     name: str, *, size: int = 25, each: int = 5, max_steps: int = 1000, render_mode: str | None = None
 ) -> gymnasium.Env:

@@ -1,4 +1,4 @@
-"""What every env gets: episode statistics, rewards as learned from, clipped actions, float32."""
+"""What every env gets: episode statistics, clipped actions, float32."""
 
 from typing import Any
 
@@ -8,15 +8,14 @@ from gymnasium import spaces
 
 
 class EpisodeStats(gymnasium.Wrapper):
-    """Infos hold the finished episode's return and length, at its last step, and nothing else.
+    """Infos hold the finished episode's return and length, and the numbers that the env tells of it then.
 
     episode_return is the sum of the raw rewards, episode_length the number of steps (as the agent counts
-    them, not frames). What the agent learns from is clip(reward * reward_scale, -reward_clip, reward_clip).
+    them, not frames); the env's numbers keep their keys. Infos of other steps are dropped.
     """
 
-    def __init__(self, env: gymnasium.Env, reward_scale: float = 1.0, reward_clip: float | None = None):
+    def __init__(self, env: gymnasium.Env):
         super().__init__(env)
-        self.reward_scale, self.reward_clip = float(reward_scale), reward_clip
         self.episode_return, self.episode_length = 0.0, 0
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
@@ -25,16 +24,22 @@ class EpisodeStats(gymnasium.Wrapper):
         return observation, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        observation, reward, terminated, truncated, _ = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
         self.episode_return += float(reward)
         self.episode_length += 1
-        info = {}
-        if terminated or truncated:
-            info = {"episode_return": self.episode_return, "episode_length": self.episode_length}
-        reward = float(reward) * self.reward_scale
-        if self.reward_clip is not None:
-            reward = min(max(reward, -self.reward_clip), self.reward_clip)
-        return observation, reward, terminated, truncated, info
+        info = self.told(info) if terminated or truncated else {}
+        return observation, float(reward), terminated, truncated, info
+
+    def told(self, info: dict) -> dict[str, float]:
+        """Of an episode that is over."""
+        counted = {"episode_return": self.episode_return, "episode_length": self.episode_length}
+        return {**numbers(info), **counted}
+
+
+def numbers(info: dict) -> dict[str, float]:
+    """What is a number in an env's info; lists, text and arrays are left out."""
+    kinds = (int, float, np.number, np.bool_)
+    return {key: float(value) for key, value in info.items() if isinstance(value, kinds)}
 
 
 class ClipActions(gymnasium.ActionWrapper):
@@ -65,10 +70,10 @@ class Float32Observations(gymnasium.ObservationWrapper):
         return np.asarray(observation, np.float32)
 
 
-def adapt(env: gymnasium.Env, reward_scale: float, reward_clip: float | None) -> gymnasium.Env:
-    """The wrappers that this env's spaces call for."""
+def adapt(env: gymnasium.Env) -> gymnasium.Env:
+    """Episode statistics, and the wrappers that this env's spaces call for."""
     if isinstance(env.observation_space, spaces.Box) and env.observation_space.dtype == np.float64:
         env = Float32Observations(env)
     if isinstance(env.action_space, spaces.Box):
         env = ClipActions(env)
-    return EpisodeStats(env, reward_scale, reward_clip)
+    return EpisodeStats(env)

@@ -107,10 +107,11 @@ def test_an_info_comes_with_each_end_in_the_order_of_the_envs(start):
     rewards, begins, expected = np.array(record.rewards), np.zeros(4, int), [[] for _ in range(STEPS)]
     for t, env in np.argwhere(ended):  # by step, then by env; the step after an end is none of an episode
         start_of = begins[env]
-        told = {"episode_return": rewards[start_of : t + 1, env].sum(), "episode_length": t - start_of}
-        expected[t].append(told)
+        expected[t].append((rewards[start_of : t + 1, env].sum(), t - start_of))
         begins[env] = t + 1
-    assert record.infos == expected and ended.sum() >= 4
+    counts = ("episode_return", "episode_length")
+    assert [[tuple(info[key] for key in counts) for info in infos] for infos in record.infos] == expected
+    assert ended.sum() >= 4
 
 
 def test_the_step_after_an_end_is_a_dummy(start):

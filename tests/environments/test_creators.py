@@ -3,13 +3,16 @@
 import importlib.util
 import pickle
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 
-from pufferlib_kcore.environments import creators, make_creator, names
+from pufferlib_kcore.environments import creators, make_creator, names, packages
 from pufferlib_kcore.environments.memory import MemoryCue
+from pufferlib_kcore.environments.packages import PACKAGES
+from pufferlib_kcore.environments.rewards import REWARDS
 from pufferlib_kcore.errors import UserError
 
 from . import toys
@@ -120,18 +123,71 @@ def test_pictures_of_classic_control_and_memory():
         assert env.render().ndim == 3 and env.render().shape[2] == 3
 
 
-def test_episode_statistics_are_raw_sums_at_the_last_step_and_nothing_else():
+def test_episode_statistics_are_raw_sums_at_the_last_step_and_what_the_env_tells_of_it_in_numbers():
     env = toys.puffer(toys.Three(), reward_scale=0.5, reward_clip=0.75)
     _, info = env.reset()
     assert info == {}
     got = [env.step(np.array([action]))[1:] for action in (0, 1, 0)]
     # raw rewards 1, 2, 1; learned from: 0.5, clip(1.0), 0.5
     assert [reward for reward, *_ in got] == [0.5, 0.75, 0.5]
-    assert [info for *_, info in got] == [{}, {}, {"episode_return": 4.0, "episode_length": 3}]
+    own = {"time": 3.0, "half": 1.5, "odd": 0.0}
+    assert [info for *_, info in got] == [{}, {}, {"episode_return": 4.0, "episode_length": 3, **own}]
     env.reset()
     assert env.step(np.array([1]))[4] == {}
     env.reset()  # cut short: counts start anew
-    assert [env.step(np.array([0]))[4] for _ in range(3)][2] == {"episode_return": 3.0, "episode_length": 3}
+    last = [env.step(np.array([0]))[4] for _ in range(3)][2]
+    assert last == {"episode_return": 3.0, "episode_length": 3, **own}
+    assert {type(value) for value in last.values()} == {float, int}  # plain, to be sent and stored
+
+
+def test_a_reward_is_registered_put_on_by_name_in_order_and_counted_raw(monkeypatch):
+    monkeypatch.setattr(REWARDS, "_things", dict(REWARDS))
+
+    @REWARDS.register("offset")
+    class Offset(gymnasium.RewardWrapper):
+        def __init__(self, env, by=0.0):
+            super().__init__(env)
+            self.by = by
+
+        def reward(self, reward):
+            return reward + self.by
+
+    def learned_from(*rewards, **settings):
+        env = make_creator("memory_cue", delay=0, n_cues=1, rewards=rewards, **settings)()
+        env.reset(seed=1)
+        *_, (_, reward, _, _, info) = (env.step(np.array([0])) for _ in range(2))
+        assert info["episode_return"] == 1
+        return reward
+
+    assert learned_from() == learned_from("offset") == 1
+    assert learned_from("offset", by=2) == 3
+    assert learned_from("offset", "scaled", by=2, reward_scale=10) == 30
+    assert learned_from("scaled", "offset", by=2, reward_scale=10) == 12
+    with pytest.raises(UserError, match="unknown reward 'ofset': did you mean offset?"):
+        learned_from("ofset")
+    with pytest.raises(UserError, match="no setting 'by'"):
+        learned_from("scaled", by=2)
+
+
+def test_a_package_is_registered_with_names_and_settings_of_its_own(monkeypatch):
+    monkeypatch.setattr(PACKAGES, "_things", dict(PACKAGES))
+    refused = {"two": "it needs a second one"}
+
+    @packages.register("toys", ["three_steps"], ids={"three_steps": "Three-v1"}, refused=refused)
+    def make(name, *, spare=0):
+        return toys.Three()
+
+    assert names()["toys"] == ("three_steps",)
+    for spelling in ("three_steps", "Three-v1", "Three Steps"):
+        creator = make_creator(spelling, spare=1)
+        assert (creator.package, creator.name, creator.settings) == ("toys", "three_steps", {"spare": 1})
+    assert pickle.loads(pickle.dumps(creator))().reset()[0] == [0]
+    with pytest.raises(UserError, match="two cannot be started: it needs a second one"):
+        make_creator("two")
+    with pytest.raises(UserError, match="toys envs have no setting 'spair': did you mean spare?"):
+        make_creator("three_steps", spair=1)
+    with pytest.raises(UserError, match="the environment package 'toys' is registered already"):
+        packages.register("toys", ["other"])(make)
 
 
 def test_any_real_action_is_clipped_to_what_the_env_allows():

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from pufferlib_kcore.environments.puffer2.serial import emulated
+from pufferlib_kcore.environments.rewards import scaled
 from pufferlib_kcore.environments.wrappers import adapt
 
 
@@ -31,7 +32,14 @@ class Three(gymnasium.Env):
         self.time += 1
         ended = self.time == 3
         odd = self.episode % 2 == 1
-        return self.see(), 1.0 + float(action), ended and not odd, ended and odd, {"noise": "dropped"}
+        told = {
+            "noise": "dropped",
+            "some": [1],
+            "time": self.time,
+            "half": np.float32(self.time / 2),
+            "odd": odd,
+        }
+        return self.see(), 1.0 + float(action), ended and not odd, ended and odd, told
 
     def see(self):
         return np.array([10 * self.episode + self.time], np.float32)
@@ -87,8 +95,8 @@ class Mixed(Three):
         return seen, float(np.sum(action)), *rest
 
 
-def puffer(env, reward_scale=1.0, reward_clip=None):
-    return emulated(adapt(env, reward_scale, reward_clip))
+def puffer(env, **settings):
+    return emulated(scaled(adapt(env), **settings))
 
 
 def three():
