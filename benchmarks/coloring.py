@@ -42,7 +42,8 @@ ignore_pynvml()
 from pufferlib_kcore.fibration import coloring, refinement  # noqa: E402
 from pufferlib_kcore.fibration.partition import number  # noqa: E402
 from pufferlib_kcore.fibration.refinement import Rows, color_spaces  # noqa: E402
-from pufferlib_kcore.graph.network import Network, network_of  # noqa: E402
+from pufferlib_kcore.graph import trace  # noqa: E402
+from pufferlib_kcore.graph.network import Network  # noqa: E402
 from pufferlib_kcore.store import provenance  # noqa: E402
 from pufferlib_kcore.text import aligned  # noqa: E402
 
@@ -156,7 +157,7 @@ def by_threshold() -> None:
     try:
         for name, copies in (("near copies", True), ("untrained", False)):
             policy, inputs = beam_rider(copies=copies)
-            network = network_of(policy, inputs)
+            network = trace(policy, inputs).network
             for threshold in THRESHOLDS:
                 work.clear()
                 seconds, found = timed(engine, policy, network, threshold, False)
@@ -188,7 +189,7 @@ def large(units: int) -> dict[str, float]:
             return self.actor(hidden), self.value(hidden)
 
     policy, start = Policy(), time.process_time()
-    network = network_of(policy, (torch.randn(2, 1, 64),))
+    network = trace(policy, (torch.randn(2, 1, 64),)).network
     fibers = color_spaces(
         network.spaces,
         dict(policy.named_parameters()),
@@ -234,7 +235,7 @@ def main() -> None:
         return
 
     policy, inputs = beam_rider()
-    network = network_of(policy, inputs)
+    network = trace(policy, inputs).network
     engine(policy, network, args.threshold)  # once, to be warm
     ratios, ours, theirs = [], [], []
     for _ in range(args.repeats):  # interleaved

@@ -7,7 +7,9 @@ from pufferlib_kcore.errors import UserError
 if TYPE_CHECKING:
     from pufferlib_kcore.graph import (
         Collapse,
+        Coloring,
         Divergence,
+        Traced,
         ablate,
         collapse,
         collapse_optimizer,
@@ -20,11 +22,14 @@ if TYPE_CHECKING:
         spaces,
     )
     from pufferlib_kcore.graph.search import Search, search
+    from pufferlib_kcore.graph.traced import trace
 
 __all__ = [
     "Collapse",
+    "Coloring",
     "Divergence",
     "Search",
+    "Traced",
     "UserError",
     "ablate",
     "collapse",
@@ -37,6 +42,7 @@ __all__ = [
     "rule",
     "search",
     "spaces",
+    "trace",
 ]
 
 

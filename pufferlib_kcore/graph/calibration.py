@@ -10,75 +10,44 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.fibration.finite import finite
 from pufferlib_kcore.fibration.quotient import PICK, Fibers, Segment, carry
 from pufferlib_kcore.fibration.refinement import reads
 from pufferlib_kcore.fibration.selection import Reader
+from pufferlib_kcore.graph.activations import columns_read, readings
+from pufferlib_kcore.graph.example import Inputs
 from pufferlib_kcore.graph.nested import tensors_in
-from pufferlib_kcore.graph.network import Network, Outputs, network_of
-from pufferlib_kcore.graph.recording import Call, Recorder
+from pufferlib_kcore.graph.network import Network, network_of
+from pufferlib_kcore.graph.recording import Call, Recorder, recorded
 from pufferlib_kcore.graph.states import cut_states
 
-Inputs = Sequence[tuple]  # positional arguments of the method, call by call
 RIDGE = 1e-5  # of the refit, in parts of the inputs' variance
 LEAST = 1e-11  # the same, in parts of what the normal equations hold
 ROUNDINGS = 4  # a unit that deviates by no more of them from its mean, in its dtype, is constant
 
 
-def readers_of(
-    policy: nn.Module, network: Network, calibrate: Inputs, method: str
-) -> dict[str, list[Reader]]:
-    """For each space that recorded layers read, what each of them receives on these inputs.
+def readers_of(policy: nn.Module, network: Network, calibrate: Inputs) -> dict[str, list[Reader]]:
+    """For each space that may merge and recorded layers read, what each of them receives on these inputs.
 
     Where all that reads a space has a bias, which makes up for constants, covariances are about the mean;
     else about 0, so that a constant is something to be made up, too.
     """
     moments: dict[tuple[str, int], _Moments] = defaultdict(_Moments)  # of each stretch of a weight's columns
     biased: dict[str, bool] = {}
-    for calls in recorded(policy, calibrate, method):
-        for call in calls:
-            for weight, x in zip(call.weights, call.inputs, strict=True):
-                biased[weight] = bool(call.biases)
-                for place, (segment, part) in enumerate(_segments(network, weight, x)):
-                    if not network[segment.space or ""].whole:
-                        moments[weight, place].add(part)
+    for calls in recorded(policy, network.example.method, calibrate):
+        biased |= {weight: bool(call.biases) for call in calls for weight in call.weights}
+        for read in readings(network, calls):
+            if not network[read.space].whole:
+                moments[read.weight, read.stretch].add(read.x)
     readers = defaultdict(list)
     parameters = dict(policy.named_parameters())
-    for (weight, place), seen in moments.items():
-        columns = list(_segments(network, weight, parameters[weight].detach().double().flatten(1)))
-        space, read = columns[place][0].space or "", columns[place][1]
+    for (weight, stretch), seen in moments.items():
+        columns = list(columns_read(network, weight, parameters[weight].detach().double().flatten(1)))
+        space, matrix = columns[stretch]
         centered = all(biased.get(name) for name in network.table if space in reads([name], network.table))
-        metric = torch.einsum("rpu,rpv->uv", read, read)
+        metric = torch.einsum("rpu,rpv->uv", matrix, matrix)
         covariance = seen.products(centered) / seen.count
         readers[space].append(Reader(covariance.cpu(), metric.cpu(), seen.rounding().cpu()))
     return dict(readers)
-
-
-def recorded(policy: nn.Module, calibrate: Inputs, method: str) -> Iterator[list[Call]]:
-    """The calls of a policy's layers on each of these inputs.  Raises UserError for NaN and infinity"""
-    cure = "calibrate on states on which the policy computes finite numbers"
-    for number, inputs in enumerate(calibrate):
-        calls = Recorder(policy).run(method, inputs)[1]
-        for call in calls:
-            if not len(call.targets):
-                raise UserError(
-                    f"recorded inputs [{number}] hold no state: {call.weights[0]} reads nothing there"
-                )
-            for weight, x in zip(call.weights, call.inputs, strict=True):
-                finite(x, f"what {weight} reads on recorded inputs [{number}]", cure)
-            finite(call.targets, f"what {call.weights[0]} computes on recorded inputs [{number}]", cure)
-        yield calls
-
-
-def _segments(network: Network, weight: str, x: Tensor) -> Iterator[tuple[Segment, Tensor]]:
-    """What a weight's columns read of each space: (N, columns) -> (N, places, units) for each segment."""
-    axis = network.table[weight][1]
-    window = x.shape[1] // sum(s.length for s in axis)
-    for segment, part in zip(axis, x.split([s.length * window for s in axis], 1), strict=True):
-        if segment.space and segment.role == "in":
-            part = part.reshape(len(x), segment.outer, segment.units, segment.inner * window)
-            yield segment, part.movedim(2, 3).flatten(1, 2)
 
 
 class _Moments:
@@ -123,56 +92,55 @@ class _Moments:
         return (ROUNDINGS * self.eps) ** 2 * self.products().diagonal() / self.count
 
 
-def smaller_inputs(
-    policy: nn.Module,
-    inputs: Inputs,
-    network: Network,
-    fibers: Fibers,
-    method: str,
-    outputs: Outputs = None,
-) -> list[tuple]:
+def smaller_inputs(policy: nn.Module, network: Network, inputs: Inputs, fibers: Fibers) -> list[tuple]:
     """The same inputs for the collapsed policy: recurrent state is cut to its fibers.
 
     The inputs are all of one structure; where it is not that which the policy was traced on (a state where
     there was none), it is traced again.
     """
-    states = network.state_inputs
-    if inputs and tuple(x.ndim for x in tensors_in(inputs[0])) != network.inputs:
-        states = network_of(policy, inputs[0], method, outputs=outputs).state_inputs
+    example, states = network.example, network.state_inputs
+    if inputs and axes_in(inputs[0]) != axes_in(example.inputs):
+        states = network_of(policy, example.at(inputs[0])).state_inputs
     return [cut_states(one, states, fibers) for one in inputs]
+
+
+def axes_in(inputs: tuple) -> list[int]:
+    """How many axes each tensor in the inputs has."""
+    return [x.ndim for x in tensors_in(inputs)]
 
 
 class Targets:
     """What each layer of a policy computes on recorded inputs, for smaller policies to be fitted to."""
 
-    def __init__(self, policy: nn.Module, calibrate: Inputs, method: str):
-        self.policy, self.calibrate, self.method = policy, calibrate, method
-        self.calls = [_targets_only(calls) for calls in recorded(policy, calibrate, method)]
+    def __init__(self, policy: nn.Module, network: Network, calibrate: Inputs):
+        self.policy, self.network, self.calibrate = policy, network, calibrate
+        self.calls = [_targets_only(calls) for calls in recorded(policy, network.example.method, calibrate)]
         self.keys = list(dict.fromkeys(call.weights for calls in self.calls for call in calls))
 
 
-def refit(smaller: nn.Module, network: Network, fibers: Fibers, targets: Targets) -> None:
+def refit(smaller: nn.Module, fibers: Fibers, targets: Targets) -> None:
     """Fit each layer that reads merged units, from the inputs on, to the original's.  Edits `smaller`
 
     Ridge least squares, towards the weights that it has: the collapsed layer, reading what the collapsed
     policy gives it (its own last state: what the original's units were), is to compute what the original's
     picked units compute before their nonlinearity.
     """
-    named = dict(smaller.named_parameters())
-    cut = smaller_inputs(targets.policy, targets.calibrate, network, fibers, targets.method)
+    named, table = dict(smaller.named_parameters()), targets.network.table
+    cut = smaller_inputs(targets.policy, targets.network, targets.calibrate, fibers)
+    method = targets.network.example.method
     for key in targets.keys:
-        if not any(s.space in fibers for weight in key for s in network.table[weight][1]):
+        if not any(s.space in fibers for weight in key for s in table[weight][1]):
             continue
         fit = _Fit([named[weight] for weight in key])
         biases: list[nn.Parameter] = []
         for inputs, calls in zip(cut, targets.calls, strict=True):
             theirs = [call for call in calls if call.weights == key]
-            ours = Recorder(smaller, key).run_for(targets.method, inputs, len(theirs)) if theirs else []
+            ours = Recorder(smaller, key).run_for(method, inputs, len(theirs)) if theirs else []
             for their, our in zip(theirs, ours, strict=True):
                 x, biases = list(our.inputs), [named[bias] for bias in our.biases]
                 if our.state is not None:
-                    x[our.state] = _picked(their.inputs[0], network.table[key[our.state]][1], fibers)
-                wanted = _picked(their.targets, network.table[key[0]][0], fibers)
+                    x[our.state] = _picked(their.inputs[0], table[key[our.state]][1], fibers)
+                wanted = _picked(their.targets, table[key[0]][0], fibers)
                 fit.add(x, wanted - sum(bias.detach() for bias in biases))
         fit.solve(biases)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,77 +10,64 @@ import torch
 from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.fibration.quotient import PICK, Map, Merge, MergeTensors, picked, wide
-from pufferlib_kcore.graph.collapsing import Collapse, finish
-from pufferlib_kcore.graph.nested import arguments
-from pufferlib_kcore.graph.network import Network, Outputs, network_of
+from pufferlib_kcore.fibration.quotient import PICK, Map, Merge, MergeTensors, Tensors, picked, wide
+from pufferlib_kcore.graph.colorings import Coloring
+from pufferlib_kcore.graph.merging import Collapse
+from pufferlib_kcore.graph.network import Network
+from pufferlib_kcore.graph.traced import Traced, traced_of
 
 
 def ablate(
-    policy: nn.Module,
-    example_inputs: Any,
-    widths: Mapping[str, int],
+    policy: nn.Module | Traced,
+    example_inputs: Any = None,
+    widths: Mapping[str, int] = {},
     *,
     by: str = "random",
     generator: torch.Generator | None = None,
-    method: str = "forward",
-    value: str | int | None = None,
-    ignore: Sequence[str] = (),
-    outputs: Outputs = None,
+    **how: Any,
 ) -> Collapse:
     """Keep so many units of each space as they are, and drop the others.
 
+    policy, example_inputs, how  as `trace` has them; or a Traced alone
     widths  space -> units to keep, such as `Collapse.widths`; spaces that are not named stay whole
     by      "random", or "l1": those whose rows have the largest sum of absolute weights (Li et al., 2017,
             "Pruning filters for efficient ConvNets")
     Raises UserError for widths that a space cannot have.
     """
-    example_inputs = arguments(example_inputs)
-    network = network_of(policy, example_inputs, method, value, ignore, outputs)
-    _check_widths(network, widths)
-    kept = {name: _kept(policy, network, name, width, by, generator) for name, width in widths.items()}
-    merges = {
-        space.name: _only(kept.get(space.name, np.arange(space.units)), space.units)
-        for space in network.spaces
-    }
-    return finish(
-        policy, example_inputs, network, merges, maps=PICK, method=method, ignore=ignore, outputs=outputs
-    )
+    traced = traced_of(policy, example_inputs, how)
+    return traced.merge(_kept(traced, widths, by, generator), maps=PICK)
 
 
 def reinitialize(
-    fresh: nn.Module,
-    example_inputs: Any,
-    widths: Mapping[str, int],
+    fresh: nn.Module | Traced,
+    example_inputs: Any = None,
+    widths: Mapping[str, int] = {},
     *,
     generator: torch.Generator | None = None,
-    method: str = "forward",
-    value: str | int | None = None,
-    ignore: Sequence[str] = (),
-    outputs: Outputs = None,
+    **how: Any,
 ) -> Collapse:
     """The same widths from scratch.
 
     fresh  an untrained policy of full size: random units of it are kept, and what reads n units, now k, is
            scaled by sqrt(n / k), so that inputs to every unit vary as they do in `fresh`
     """
-    example_inputs = arguments(example_inputs)
-    network = network_of(fresh, example_inputs, method, value, ignore, outputs)
-    _check_widths(network, widths)
-    kept = {name: _kept(fresh, network, name, width, "random", generator) for name, width in widths.items()}
-    merges = {
-        space.name: _only(kept.get(space.name, np.arange(space.units)), space.units)
-        for space in network.spaces
-    }
+    traced = traced_of(fresh, example_inputs, how)
     maps: dict[str, Map] = {"out": picked, "in": _scaled}
-    return finish(
-        fresh, example_inputs, network, merges, maps=maps, method=method, ignore=ignore, outputs=outputs
-    )
+    return traced.merge(_kept(traced, widths, "random", generator), maps=maps)
 
 
 def _scaled(x: Tensor, merge: MergeTensors) -> Tensor:
     few = picked(x, merge)
     return few * (x.shape[1] / few.shape[1]) ** 0.5
+
+
+def _kept(traced: Traced, widths: Mapping[str, int], by: str, generator: torch.Generator | None) -> Coloring:
+    """One neuron for each unit that is kept; the others, which nobody reads, belong to the first."""
+    network, tensors = traced.network, traced.tensors()
+    _check_widths(network, widths)
+    units = {space.name: space.units for space in network.spaces}
+    chosen = {name: _units(tensors, network, name, width, by, generator) for name, width in widths.items()}
+    return Coloring.of(network, {name: _only(kept, units[name]) for name, kept in chosen.items()})
 
 
 def _only(kept: np.ndarray, units: int) -> Merge:
@@ -100,8 +87,8 @@ def _check_widths(network: Network, widths: Mapping[str, int]) -> None:
             )
 
 
-def _kept(
-    policy: nn.Module, network: Network, name: str, width: int, by: str, generator: torch.Generator | None
+def _units(
+    tensors: Tensors, network: Network, name: str, width: int, by: str, generator: torch.Generator | None
 ) -> np.ndarray:
     found = [space for space in network.spaces if space.name == name]
     if not found:
@@ -117,17 +104,18 @@ def _kept(
     if by == "random":
         order = torch.randperm(units, generator=generator).numpy()
     elif by == "l1":
-        order = np.argsort(-_row_sums(policy, network, name, units), kind="stable")
+        order = np.argsort(-_row_sums(tensors, network, name, units), kind="stable")
     else:
         raise UserError(f"by={by!r}: expected 'random' or 'l1'")
     return np.sort(order[:width])
 
 
-def _row_sums(policy: nn.Module, network: Network, name: str, units: int) -> np.ndarray:
+def _row_sums(tensors: Tensors, network: Network, name: str, units: int) -> np.ndarray:
     """The L1 norm of all that writes each unit.  -> (units,)"""
     sums = torch.zeros(units, dtype=torch.float64)
-    for parameter, x in policy.named_parameters():
-        for dim, axis in enumerate(network.table.get(parameter, ())):
+    for parameter, axes in network.table.items():
+        x = tensors[parameter]
+        for dim, axis in enumerate(axes if isinstance(x, nn.Parameter) else ()):
             parts = wide(x).abs().movedim(dim, 0).reshape(x.shape[dim], -1).sum(1).cpu()
             for segment, part in zip(axis, parts.split([s.length for s in axis]), strict=True):
                 if segment.space == name and segment.role == "out":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +14,14 @@ from pufferlib_kcore import distributions
 from pufferlib_kcore.distributions import ActionDistribution
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.finite import finite, finite_policy
-from pufferlib_kcore.fibration.quotient import Fibers
-from pufferlib_kcore.graph.calibration import Inputs, smaller_inputs
+from pufferlib_kcore.fibration.quotient import Merge
+from pufferlib_kcore.graph.calibration import smaller_inputs
 from pufferlib_kcore.graph.copying import copy_of
+from pufferlib_kcore.graph.example import Inputs
 from pufferlib_kcore.graph.nested import arguments, tensors_in
-from pufferlib_kcore.graph.network import Network, Outputs, at_path, value_of
+from pufferlib_kcore.graph.network import Network, at_path, value_of
 from pufferlib_kcore.graph.running import aside
+from pufferlib_kcore.graph.traced import Traced, traced_with
 
 
 @dataclass(frozen=True)
@@ -35,31 +38,31 @@ class Divergence:
 
 @torch.no_grad()
 def divergence(
-    policy: nn.Module,
+    policy: nn.Module | Traced,
     smaller: nn.Module,
     inputs: Inputs,
-    network: Network,
-    fibers: Fibers,
+    network: Network | None = None,
+    fibers: Mapping[str, np.ndarray | Merge] = {},
     *,
-    method: str = "forward",
-    value: str | int | None = None,
     actions: str | int = 0,
-    outputs: Outputs = None,
+    **how: Any,
 ) -> Divergence:
     """Compare a policy with its collapse on recorded inputs, each carrying its own recurrent state.
 
-    network, fibers  of the collapse, from which the smaller policy's state at the start follows
-    value            path of the value in the output; None: the second of two or three
+    policy, network  and its network, as its collapse has it; or a Traced alone
+    fibers           of the collapse: its merges, from which the smaller policy's state at the start follows
     actions          path of the actions: logits (.., n), a list of such, or a torch Distribution
+    how              keywords of `trace`, where the policy is to be called otherwise than it was traced
     Raises UserError where the output has no such actions, and where actions or values are not finite.
     """
+    traced = traced_with(policy, network, how)
+    policy, network = traced.policy, traced.network
     for one in (policy, smaller):
         finite_policy(one, network.table)
     inputs = [arguments(one) for one in inputs]
-    cut = smaller_inputs(policy, inputs, network, fibers, method, outputs)
-    places = method, value, actions, outputs, network.state_outputs
-    theirs = Answers(policy, inputs, *places)
-    ours = Answers(smaller, cut, *places, "the collapsed policy")
+    cut = smaller_inputs(policy, network, inputs, fibers)
+    theirs = Answers(policy, inputs, network, actions)
+    ours = Answers(smaller, cut, network, actions, "the collapsed policy")
     kl = theirs.actions.kl(ours.actions).mean()
     look = theirs.actions.kl(theirs.actions.mean()).mean()
     error = (theirs.values - ours.values).square().mean() / variance_of(theirs.values)
@@ -73,17 +76,13 @@ class Answers:
         self,
         policy: nn.Module,
         inputs: Inputs,
-        method: str,
-        value: Any,
-        actions: Any,
-        outputs: Outputs = None,
-        states: Collection[int] = (),
+        network: Network,
+        actions: str | int,
         whose: str = "the policy",
     ):
+        example, value, states = network.example, network.example.value, network.state_outputs
         with aside(policy):
-            answers = [getattr(policy, method)(*copy_of(x)) for x in inputs]
-        if outputs is not None:
-            answers = [outputs(answer) for answer in answers]
+            answers = [example.at(copy_of(x)).answer(policy) for x in inputs]
         found = [a if isinstance(a, Tensor) else at_path(a, actions) for a in answers]
         for number, answer in enumerate(answers):
             for x in tensors_in([found[number], value_of(answer, value, states)]):

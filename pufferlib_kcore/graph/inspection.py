@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from pufferlib_kcore.fibration.refinement import reads
-from pufferlib_kcore.graph.network import Outputs, network_of
 from pufferlib_kcore.graph.report import written_space
+from pufferlib_kcore.graph.traced import Traced, traced_of
 from pufferlib_kcore.text import aligned
 
 
@@ -29,20 +28,12 @@ class Spaces:
         return aligned([header, *rows], right=[2])
 
 
-def spaces(
-    policy: nn.Module,
-    example_inputs: Any,
-    *,
-    method: str = "forward",
-    value: str | int | None = None,
-    ignore: Sequence[str] = (),
-    outputs: Outputs = None,
-) -> Spaces:
+def spaces(policy: nn.Module | Traced, example_inputs: Any = None, **how: Any) -> Spaces:
     """Every space of a policy: who writes it, who reads it, and why it cannot be merged, if so.
 
-    Arguments and errors as those of `collapse`.
+    Arguments and errors as those of `trace`; or a Traced alone.
     """
-    network = network_of(policy, example_inputs, method, value, ignore, outputs)
+    network = traced_of(policy, example_inputs, how).network
     rows = [
         {
             "space": space.name,

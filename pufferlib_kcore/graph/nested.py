@@ -1,4 +1,4 @@
-"""Nested values: the tensors in what a policy takes and returns."""
+"""Nested values: the tensors in what a policy takes, returns and holds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
 
@@ -36,3 +36,8 @@ def tensors_in(value: Any, strict: bool = False) -> Iterator[Tensor]:
             f"the policy returns a {type(value).__name__}: expected tensors in tuples, lists or dicts; name "
             "those in it with outputs=, as in outputs=lambda out: (out.logits, out.value)"
         )
+
+
+def tensors_of(policy: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and every buffer of a policy, by name."""
+    return dict([*policy.named_parameters(), *policy.named_buffers()])

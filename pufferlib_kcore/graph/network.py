@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,14 +19,13 @@ from pufferlib_kcore.fibration.recurrent import plain_step
 from pufferlib_kcore.fibration.refinement import Producer, Space
 from pufferlib_kcore.graph import rules  # noqa: F401  (they fill the table of operations)
 from pufferlib_kcore.graph.copying import copy_of
+from pufferlib_kcore.graph.example import Example
 from pufferlib_kcore.graph.following import Follower
-from pufferlib_kcore.graph.nested import arguments, tensors_in
+from pufferlib_kcore.graph.nested import tensors_in, tensors_of
 from pufferlib_kcore.graph.neurons import FIRST_INPUT, FREE, axis_of
 from pufferlib_kcore.graph.sizes import Attribute, tag_attributes
 from pufferlib_kcore.graph.states import State
 from pufferlib_kcore.graph.trace import Population, Trace, Use, is_within
-
-Outputs = Callable[[Any], Any] | None
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Network:
     table: Table
     same_width: tuple[tuple[str, ...], ...]  # spaces that one module keeps at one width
     attributes: tuple[tuple[Attribute, Axis], ...]  # numbers that modules keep, and whose width they are
-    inputs: tuple[int, ...]  # axes of each tensor in the inputs that it was traced on
-    state_inputs: Mapping[int, State]  # which of them hold recurrent state
+    example: Example  # the call that was traced
+    state_inputs: Mapping[int, State]  # which of the tensors in its inputs hold recurrent state
     state_outputs: Mapping[int, State]  # and which of those that it returns
     untouched: tuple[str, ...]  # parameters that the traced method does not use
     branches: tuple[str, ...]  # where the values of inputs, or chance, decided what the policy does
@@ -49,26 +48,13 @@ class Network:
         return next(space for space in self.spaces if space.name == name)
 
 
-def network_of(
-    policy: nn.Module,
-    example_inputs: Any,
-    method: str = "forward",
-    value: str | int | None = None,
-    ignore: Sequence[str] = (),
-    outputs: Outputs = None,
-) -> Network:
+def network_of(policy: nn.Module, example: Example) -> Network:
     """Trace a policy once, and read off its spaces and table.
 
-    example_inputs  a tuple of the positional arguments of the method, or its one argument; their sizes are
-                    the policy's own
-    value           path of the value in the output ("1", "critic.value"); None: the second of two or three
-    ignore          spaces or modules to leave whole
-    outputs         function of what the method returns: the tensors in it, where that is an object
     Raises UserError where the policy cannot be traced or an argument names nothing.
     """
-    inputs = copy_of(arguments(example_inputs))
-    tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
-    for name, x in [*tensors.items(), *(("of its inputs", x) for x in tensors_in(inputs))]:
+    inputs = copy_of(example.inputs)
+    for name, x in [*tensors_of(policy).items(), *(("of its inputs", x) for x in tensors_in(inputs))]:
         if x.is_meta:
             raise UserError(
                 f"tensor {name} is on the meta device, without values: load the policy on a CPU or GPU first"
@@ -76,20 +62,20 @@ def network_of(
     if (given := list(tensors_in(inputs))) and not any(x.numel() for x in given):
         raise UserError("the example inputs are empty: give at least one row of observations")
     copied = copy_of(policy)
-    trace = Trace(copied, ignore)
+    trace = Trace(copied, example.ignore)
     attributes = tag_attributes(copied, trace.ledger)
-    output = Follower(trace, originals=dict(policy.named_parameters())).run(method, inputs)
-    output = output if outputs is None else outputs(output)
-    critic, states = _outputs(trace, output, value)
+    output = Follower(trace, originals=dict(policy.named_parameters())).run(example.method, inputs)
+    output = output if example.outputs is None else example.outputs(output)
+    critic, states = _outputs(trace, output, example.value)
     _protect_numbers(trace)
     if not trace.populations and not trace.hidden:
         raise UserError(
-            f"tracing saw no layer of {type(policy).__name__}.{method}: it has none, or keeps its weights "
-            "where they cannot be reached, as quantized modules do"
+            f"tracing saw no layer of {type(policy).__name__}.{example.method}: it has none, or keeps its "
+            "weights where they cannot be reached, as quantized modules do"
         )
-    network = _Reader(trace, critic).network(attributes, states)
+    network = _Reader(trace, critic).network(example, attributes, states)
     spaces = {space.name for space in network.spaces} | {p.name for p in trace.populations}
-    for name in ignore:
+    for name in example.ignore:
         if name not in spaces and name not in dict(policy.named_modules()):
             raise UserError(f"ignore names '{name}', which is neither a module nor a space: {sorted(spaces)}")
     return network
@@ -178,7 +164,9 @@ class _Reader:
             for neurons in (trace.nonhomogeneous, trace.unrectified)
         )
 
-    def network(self, attributes: Sequence[Attribute], states: Mapping[int, Tensor]) -> Network:
+    def network(
+        self, example: Example, attributes: Sequence[Attribute], states: Mapping[int, Tensor]
+    ) -> Network:
         trace = self.trace
         given = {
             i: state for i, ids in enumerate(trace.inputs) if (state := self._state(self._resolved(ids)))
@@ -207,7 +195,7 @@ class _Reader:
                 for a in attributes
                 if a.neurons is not None and a.known is None
             ),
-            inputs=tuple(ids.ndim for ids in trace.inputs),
+            example=example,
             state_inputs=given,
             state_outputs=returned,
             untouched=tuple(name for name in trace.tensors if name not in trace.touched),

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.moments import check_known, collapse_moments, shape_in
 from pufferlib_kcore.fibration.quotient import Axis, Segment
-from pufferlib_kcore.graph.collapsing import Collapse
+from pufferlib_kcore.graph.merging import Collapse
 from pufferlib_kcore.graph.nested import tensors_in
 
 Shape = tuple[int, ...]

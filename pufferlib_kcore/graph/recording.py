@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.fibration.finite import finite
 from pufferlib_kcore.fibration.recurrent import CELLS
 from pufferlib_kcore.graph.copying import copy_of
+from pufferlib_kcore.graph.example import Inputs
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.operations import operation_name
 from pufferlib_kcore.graph.running import aside
@@ -32,6 +35,22 @@ class Call:
     inputs: tuple[Tensor, ...]  # one for each weight, (N, weight[0].numel())
     targets: Tensor  # (N, rows)
     state: int | None = None  # which of the inputs is the layer's own last output
+
+
+def recorded(policy: nn.Module, method: str, inputs: Inputs) -> Iterator[list[Call]]:
+    """The calls of a policy's layers on each of these inputs.  Raises UserError for NaN and infinity"""
+    cure = "calibrate on states on which the policy computes finite numbers"
+    for number, one in enumerate(inputs):
+        calls = Recorder(policy).run(method, one)[1]
+        for call in calls:
+            if not len(call.targets):
+                raise UserError(
+                    f"recorded inputs [{number}] hold no state: {call.weights[0]} reads nothing there"
+                )
+            for weight, x in zip(call.weights, call.inputs, strict=True):
+                finite(x, f"what {weight} reads on recorded inputs [{number}]", cure)
+            finite(call.targets, f"what {call.weights[0]} computes on recorded inputs [{number}]", cure)
+        yield calls
 
 
 class Recorder(TorchFunctionMode):

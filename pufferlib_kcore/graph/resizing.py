@@ -10,10 +10,10 @@ from torch import nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
-from pufferlib_kcore.graph.nested import arguments
-from pufferlib_kcore.graph.network import network_of
+from pufferlib_kcore.graph.nested import tensors_of
 from pufferlib_kcore.graph.rebuild import rebuild, solve_widths
 from pufferlib_kcore.graph.states import cut_states
+from pufferlib_kcore.graph.traced import trace
 from pufferlib_kcore.graph.verification import resized as table_of
 from pufferlib_kcore.graph.verification import used_otherwise
 
@@ -26,12 +26,11 @@ def resize(
     shapes  name in the state_dict -> shape, as of a collapsed policy
     Raises UserError where no widths of the policy's spaces give these shapes, or its code fixes others.
     """
-    example_inputs = arguments(example_inputs)
-    network = network_of(policy, example_inputs, method)
+    network = trace(policy, example_inputs, method=method).network
     wanted = {name: tuple(shape) for name, shape in shapes.items()}
     widths = {space.name: space.units for space in network.spaces} | solve_widths(network, wanted)
     units = {space.name: np.arange(widths[space.name]) % space.units for space in network.spaces}
-    named = dict([*policy.named_parameters(), *policy.named_buffers()])
+    named = tensors_of(policy)
     maps = {"out": quotient.repeat, "in": quotient.repeat}
     resized = rebuild(policy, network, quotient.carry_all(named, network.table, units, maps), widths)
     found = {name: tuple(tensor.shape) for name, tensor in resized.state_dict().items()}
@@ -41,8 +40,8 @@ def resize(
                 f"{name} should have shape {wanted.get(name)}, and {type(policy).__name__} can only give it "
                 f"{found.get(name)}: these shapes come from another policy or other arguments"
             )
-    given = cut_states(example_inputs, network.state_inputs, units, quotient.repeat)
-    difference = used_otherwise(resized, table_of(network.table, widths), given, method)
+    given = cut_states(network.example.inputs, network.state_inputs, units, quotient.repeat)
+    difference = used_otherwise(resized, table_of(network.table, widths), network.example.at(given))
     if isinstance(difference, str):
         raise UserError(
             f"{type(policy).__name__} with these shapes {difference}: they come from another policy or other "

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import quotient
-from pufferlib_kcore.fibration.finite import finite_policy
-from pufferlib_kcore.fibration.quotient import Merge
+from pufferlib_kcore.fibration.quotient import Merge, Tensors
 from pufferlib_kcore.fibration.selection import Reader, gather, ranked
-from pufferlib_kcore.graph.calibration import Inputs, Targets, readers_of, refit
-from pufferlib_kcore.graph.collapsing import Collapse, common_widths, finish
+from pufferlib_kcore.graph.calibration import Targets, readers_of, refit
+from pufferlib_kcore.graph.colorings import Coloring, common_widths
+from pufferlib_kcore.graph.example import Inputs
 from pufferlib_kcore.graph.faithfulness import divergence
+from pufferlib_kcore.graph.merging import Collapse
 from pufferlib_kcore.graph.nested import arguments
-from pufferlib_kcore.graph.network import Network, Outputs, network_of
 from pufferlib_kcore.graph.rebuild import parameters_at, rebuild
+from pufferlib_kcore.graph.traced import Traced, traced_of
 
 STEPS = (0.75, 0.9, 0.97)  # a space is narrowed to this part of its width; to the next where that is too much
 
@@ -45,27 +45,26 @@ class Search:
 
 
 def search(
-    policy: nn.Module,
-    example_inputs: Any,
-    calibrate: Inputs,
-    held_out: Inputs,
+    policy: nn.Module | Traced,
+    example_inputs: Any = None,
+    calibrate: Inputs = (),
+    held_out: Inputs = (),
     *,
     max_kl: float | None = None,
     target_params: float | None = None,
-    method: str = "forward",
-    value: str | int | None = None,
     actions: str | int = 0,
-    ignore: Sequence[str] = (),
-    outputs: Outputs = None,
     round_to: int = 1,
     watch: Callable[[Point], None] = lambda point: None,
+    **how: Any,
 ) -> Search:
     """Narrow one space after the other, always the one whose parameters cost the least divergence.
 
+    policy, example_inputs, how  as `trace` has them; or a Traced alone
     calibrate      recorded inputs, on which units are chosen and readers refitted (see `collapse`)
     held_out       others, on which divergence is measured
     max_kl         nats: end before the mean KL to the original is above this
     target_params  end as soon as so many of the parameters are left, as a part in (0, 1]
+    actions        their path in the output, as of `divergence`
     round_to       widths are multiples of this, where a space has that many units
     watch          called with each point of the frontier
     Raises UserError without a budget or recorded inputs, where the policy has nothing to merge, and for NaN
@@ -81,15 +80,14 @@ def search(
         raise UserError(f"max_kl is {max_kl}: expected nats, 0 or more")
     if not calibrate or not held_out:
         raise UserError("a search needs recorded inputs, to calibrate on and held out: one list is empty")
-    example_inputs = arguments(example_inputs)
+    traced = traced_of(policy, example_inputs, how)
     calibrate, held_out = ([arguments(one) for one in some] for some in (calibrate, held_out))
-    network = network_of(policy, example_inputs, method, value, ignore, outputs)
-    finite_policy(policy, network.table)
-    readers = readers_of(policy, network, calibrate, method)
+    tensors = traced.tensors()
+    readers = readers_of(traced.policy, traced.network, calibrate)
     if not readers:
-        raise UserError(f"nothing in {type(policy).__name__} can be merged: see `spaces` for the reasons")
-    places = dict(method=method, value=value, actions=actions, outputs=outputs)
-    walk = _Walk(policy, network, readers, calibrate, held_out, round_to, places)
+        name = type(traced.policy).__name__
+        raise UserError(f"nothing in {name} can be merged: see `spaces` for the reasons")
+    walk = _Walk(traced, tensors, readers, calibrate, held_out, round_to, actions)
     frontier = [walk.start()]
     watch(frontier[0])
     steps = list(STEPS)
@@ -100,20 +98,8 @@ def search(
         else:
             frontier.append(point)
             watch(point)
-    merges = walk.merges(frontier[-1].widths)
-    whole = {space.name: Merge.mean(np.arange(space.units)) for space in network.spaces}
-    merged = whole | merges
-    found = finish(
-        policy,
-        example_inputs,
-        network,
-        merged,
-        calibrate=calibrate,
-        method=method,
-        ignore=ignore,
-        outputs=outputs,
-    )
-    return Search(found, frontier)
+    coloring = Coloring.of(traced.network, walk.merges(frontier[-1].widths))
+    return Search(traced.merge(coloring, calibrate=calibrate), frontier)
 
 
 class _Walk:
@@ -121,21 +107,21 @@ class _Walk:
 
     def __init__(
         self,
-        policy: nn.Module,
-        network: Network,
+        traced: Traced,
+        tensors: Tensors,
         readers: Mapping[str, list[Reader]],
         calibrate: Inputs,
         held_out: Inputs,
         round_to: int,
-        places: dict[str, Any],
+        actions: str | int,
     ):
-        self.policy, self.network, self.readers = policy, network, readers
-        self.targets = Targets(policy, calibrate, places["method"])
-        self.held_out, self.round_to, self.places = held_out, round_to, places
+        self.traced, self.policy, self.network = traced, traced.policy, traced.network
+        self.tensors, self.readers, self.held_out = tensors, readers, held_out
+        self.targets = Targets(self.policy, self.network, calibrate)
+        self.round_to, self.actions = round_to, actions
         self.order = {name: ranked(seen) for name, seen in readers.items()}
-        tied = {name: group for group in network.same_width for name in group}
+        tied = {name: group for group in self.network.same_width for name in group}
         self.groups = list(dict.fromkeys(tied.get(name, (name,)) for name in readers))
-        self.tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
         self.price = dict.fromkeys(self.groups, -1.0)  # nats for a parameter, when it was last narrowed
 
     def start(self) -> Point:
@@ -187,7 +173,7 @@ class _Walk:
         merges = self.merges(widths)
         tensors = quotient.collapse(self.tensors, self.network.table, merges)
         smaller = rebuild(self.policy, self.network, tensors, widths)
-        refit(smaller, self.network, merges, self.targets)
-        found = divergence(self.policy, smaller, self.held_out, self.network, merges, **self.places)
+        refit(smaller, merges, self.targets)
+        found = divergence(self.traced, smaller, self.held_out, fibers=merges, actions=self.actions)
         params = self.params(widths)
         return Point(params / self.params({}), params, found.kl, found.value_error, widths)

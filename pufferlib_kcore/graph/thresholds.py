@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import nn
 
-from pufferlib_kcore.fibration.refinement import color_spaces
-from pufferlib_kcore.graph.collapsing import common_widths
-from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.rebuild import parameters_at
+from pufferlib_kcore.graph.traced import Traced, traced_of
 
 STEP = 0.01  # between thresholds that are told apart
 NEAR = 0.05  # as near as this to a part is near enough
@@ -18,25 +17,23 @@ HIGHEST = 1.0  # beyond it neurons merge whose weights point against each other
 
 
 def thresholds_for(
-    policy: nn.Module,
-    example_inputs: tuple,
+    policy: nn.Module | Traced,
+    example_inputs: Any = None,
     parts: Sequence[float] = (0.8, 0.5, 0.2),
     *,
-    method: str = "forward",
-    value: str | int | None = None,
-    ignore: Sequence[str] = (),
-    by_size: bool = False,
+    colors: str = "weights",
     round_to: int = 1,
+    **how: Any,
 ) -> dict[float, float]:
     """Thresholds for all spaces that keep about these parts of the parameters; nothing is merged or run.
 
-    by_size  as colors="faithful" of `collapse` has it
+    policy, example_inputs, how  as `trace` has them; or a Traced alone
+    colors, round_to  as `Traced.color` has them; by weights, or these minding their size
     -> {threshold: part of the parameters that it keeps}, rising, up to 1; fewer than parts where sizes leap,
     and none that keeps nearly all.  Bisection, each coloring used for every part: sizes nearly always fall as
     thresholds rise.
     """
-    network = network_of(policy, example_inputs, method, value, ignore)
-    part_kept = sizes_of(policy, network, by_size, round_to)
+    part_kept = sizes_of(traced_of(policy, example_inputs, how), colors, round_to)
     kept = {0.0: 1.0}
 
     def look(threshold: float) -> None:
@@ -56,18 +53,12 @@ def thresholds_for(
     return {t: kept[t] for t in sorted(set(nearest)) if kept[t] < ALL}
 
 
-def sizes_of(
-    policy: nn.Module, network: Network, by_size: bool = False, round_to: int = 1
-) -> Callable[[float], float]:
+def sizes_of(traced: Traced, colors: str = "weights", round_to: int = 1) -> Callable[[float], float]:
     """Threshold of all spaces -> the part of the parameters that a collapse keeps, by coloring alone."""
-    tensors = dict([*policy.named_parameters(), *policy.named_buffers()])
-    whole = parameters_at(policy, network, {})
+    whole = parameters_at(traced.policy, traced.network, {})
 
     def part_kept(threshold: float) -> float:
-        same = {space.name: threshold for space in network.spaces}
-        merges = color_spaces(network.spaces, tensors, network.table, same, by_size=by_size)
-        counts = {name: int(merge.labels.max()) + 1 for name, merge in merges.items()}
-        widths, _ = common_widths(network, counts, round_to)
-        return parameters_at(policy, network, widths) / whole
+        widths = traced.color(threshold, colors=colors, round_to=round_to).widths
+        return parameters_at(traced.policy, traced.network, widths) / whole
 
     return part_kept

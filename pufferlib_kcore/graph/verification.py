@@ -7,7 +7,7 @@ weights: that finds what tracing has not seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,8 +20,9 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Merge, Table
 from pufferlib_kcore.fibration.recurrent import CELLS
 from pufferlib_kcore.graph.copying import copy_of
-from pufferlib_kcore.graph.nested import tensors_in
-from pufferlib_kcore.graph.network import Network, Outputs, network_of
+from pufferlib_kcore.graph.example import Example
+from pufferlib_kcore.graph.nested import tensors_in, tensors_of
+from pufferlib_kcore.graph.network import Network, network_of
 from pufferlib_kcore.graph.operations import operation, operation_name
 from pufferlib_kcore.graph.running import aside, chance_kept, line_of
 
@@ -45,14 +46,11 @@ def resized(table: Table, widths: Mapping[str, int]) -> Table:
 def used_otherwise(
     made: nn.Module,
     table: Table,
-    inputs: tuple,
-    method: str,
-    ignore: Sequence[str] = (),
-    outputs: Outputs = None,
+    example: Example,
 ) -> str | Network:
     """What a policy does otherwise than by this table, in words; its network where nothing is."""
     try:
-        found = network_of(made, inputs, method, ignore=ignore, outputs=outputs)
+        found = network_of(made, example)
     except UserError as error:
         if error.__cause__ is None:
             return f"cannot be traced again ({error})"
@@ -73,8 +71,7 @@ def answered_otherwise(
     table: Table,
     inputs: tuple[tuple, tuple],
     fit: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]],
-    method: str,
-    outputs: Outputs = None,
+    example: Example,
 ) -> str | None:
     """What a policy and its lift answer otherwise, in words; None if nothing.
 
@@ -83,11 +80,11 @@ def answered_otherwise(
     Both get the same random weights, of the size of their own. Randomness within the policy is held still.
     """
     shaken = _shaken(base, table)
-    lifted = lift(dict([*shaken.named_parameters(), *shaken.named_buffers()]))
+    lifted = lift(tensors_of(shaken))
     one, two = _Still(), _Still()
     try:
-        ours = _answers(shaken, inputs[0], method, outputs, one)
-        theirs = _answers(lifted, inputs[1], method, outputs, two)
+        ours = _answers(shaken, example.at(inputs[0]), one)
+        theirs = _answers(lifted, example.at(inputs[1]), two)
     except Exception as error:
         where = line_of(error) or "no line of its own"
         return f"does not run with other weights ({type(error).__name__}: {error}) at {where}"
@@ -108,12 +105,12 @@ def answered_otherwise(
     return None
 
 
-def telling(inputs: tuple, network: Network) -> tuple:
-    """Inputs of which the answers depend on the weights, biases or not: random numbers for nothing but zeros.
+def telling(network: Network) -> tuple:
+    """The example inputs; random numbers for nothing but zeros, so that answers depend on all weights.
 
     States stay as they are, and so does all where the policy's course depends on its inputs.
     """
-    inputs, generator = copy_of(inputs), torch.Generator().manual_seed(0)
+    inputs, generator = copy_of(network.example.inputs), torch.Generator().manual_seed(0)
     given = [
         x for i, x in enumerate(tensors_in(inputs)) if x.is_floating_point() and i not in network.state_inputs
     ]
@@ -136,10 +133,9 @@ def _shaken(policy: nn.Module, table: Table) -> nn.Module:
     return shaken
 
 
-def _answers(policy: nn.Module, inputs: tuple, method: str, outputs: Outputs, still: _Still) -> list[Tensor]:
+def _answers(policy: nn.Module, example: Example, still: _Still) -> list[Tensor]:
     with torch.no_grad(), aside(policy), chance_kept(policy, seed=0), still:
-        output = getattr(policy, method)(*inputs)
-        return list(tensors_in(output if outputs is None else outputs(output)))
+        return list(tensors_in(example.answer(policy)))
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:

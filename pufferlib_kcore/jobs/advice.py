@@ -18,7 +18,7 @@ def advice(settings: CollapseSettings, restored: Restored, report: Report) -> li
     found = {}
     if c.colors != "activations":
         policy, inputs = restored.policy, restored.example_inputs
-        found = thresholds_for(policy, inputs, by_size=c.colors == "faithful", round_to=c.round_to)
+        found = thresholds_for(policy, inputs, colors=c.colors, round_to=c.round_to)
     options = {f"--collapse {t:g}": f"keeps {part:.1%} of the parameters" for t, part in found.items()}
     options[AUTO] = "keeps 20%, chosen by what the policy computes while it plays"
     return [

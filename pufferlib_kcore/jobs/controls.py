@@ -8,7 +8,6 @@ from typing import Any, Literal
 import torch
 
 from pufferlib_kcore import graph
-from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.rebuild import solve_widths
 from pufferlib_kcore.jobs import collapsing
 from pufferlib_kcore.jobs.collapsing import Collapsed, CollapseRequest, Ready
@@ -65,17 +64,18 @@ def same_widths(done: Collapsed, kind: Kind) -> Ready:
              policy, before and after
     """
     original, seed = restore(done.provenance["source"]), done.source.settings().train.seed
-    inputs, generator = original.example_inputs, torch.Generator().manual_seed(seed)
-    network = network_of(original.policy, inputs)
+    traced = graph.trace(original.policy, original.example_inputs)
+    network, generator = traced.network, torch.Generator().manual_seed(seed)
     shapes = {name: p.shape for name, p in done.policy.named_parameters()}
     widths = {name: width for name, width in solve_widths(network, shapes).items() if not network[name].whole}
     optimizer: dict[str, Any] | None = None
     if kind == "ablated":
-        result = graph.ablate(original.policy, inputs, widths, generator=generator)
+        result = graph.ablate(traced, widths=widths, generator=generator)
         optimizer, note = collapsing.carried_optimizer(done.source.run, done.epoch, original, result)
     else:
         torch.manual_seed(seed)
-        result = graph.reinitialize(build(original.spec), inputs, widths, generator=generator)
+        fresh = build(original.spec)
+        result = graph.reinitialize(fresh, original.example_inputs, widths, generator=generator)
         note = "untrained, the optimizer starts cold"
     return Ready(
         source=done.source,

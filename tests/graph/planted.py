@@ -13,7 +13,6 @@ from pufferlib_kcore.fibration.partition import number
 from pufferlib_kcore.fibration.quotient import repeat
 from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import arguments, tensors_in
-from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.states import cut, cut_states
 
 FRAME = (1, 44, 44)  # 64 * 2 * 2 numbers are left of it after NatureCNN's convolutions
@@ -138,7 +137,7 @@ def assert_exact(base, given, spaces, method="forward", outputs=None):
     base, given = random_(base), arguments(given)
     large, fibers = lifted(base, given, method=method, outputs=outputs)
     assert set(fibers) == set(spaces)
-    network = network_of(base, given, method, outputs=outputs)
+    network = graph.trace(base, given, method=method, outputs=outputs).network
     wide = cut_states(given, network.state_inputs, fibers, repeat)
     found = graph.collapse(large, wide, 0, method=method, outputs=outputs)
     for name, labels in fibers.items():

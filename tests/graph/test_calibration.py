@@ -11,7 +11,6 @@ from pufferlib_kcore import graph
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph.calibration import readers_of, smaller_inputs
 from pufferlib_kcore.graph.nested import tensors_in
-from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.recording import ROWS, Recorder
 
 pytestmark = pytest.mark.usefixtures("exact")
@@ -160,7 +159,7 @@ def test_state_given_to_the_smaller_policy_is_that_of_the_units_it_kept():
     base, inputs = nature()
     state = (x(1, 2, 20), x(1, 2, 20, seed=1))
     found = graph.collapse(base, inputs, 0.3, calibrate=[(inputs[0], state)], colors="activations")
-    (cut,) = smaller_inputs(base, [(inputs[0], state)], found.network, found.merges, "forward")
+    (cut,) = smaller_inputs(base, found.network, [(inputs[0], state)], found.merges)
     kept = np.flatnonzero(found.merges["recurrent"].pick)
     labels = found.fibers["recurrent"][kept]
     torch.testing.assert_close(cut[1][0][..., labels], state[0][..., kept])
@@ -172,7 +171,7 @@ def test_readers_see_covariances_place_by_place():
     policy = pufferlib.models.Convolutional(ATARI, framestack=1, flat_size=256, hidden_size=8, output_size=8)
     policy = random_(policy)
     inputs = (screens(30),)
-    reader = readers_of(policy, network_of(policy, inputs), [inputs], "forward")["network.4"][0]
+    reader = readers_of(policy, graph.trace(policy, inputs).network, [inputs])["network.4"][0]
     with torch.no_grad():
         seen = policy.network[:6](inputs[0].double() / 255).flatten(2)  # (30, 64, 4)
     expected = sum(torch.cov(seen[:, :, place].T, correction=0) for place in range(4))
@@ -185,7 +184,7 @@ def test_a_large_constant_does_not_cancel_what_varies():
     with torch.no_grad():
         policy[0].bias += 1e7
     data = [(x(50, 6, seed=i),) for i in range(4)]
-    (reader,) = readers_of(policy, network_of(policy, data[0]), data, "forward")["0"]
+    (reader,) = readers_of(policy, graph.trace(policy, data[0]).network, data)["0"]
     weight = policy[0].weight.detach()
     expected = weight @ torch.cov(torch.cat([i for (i,) in data]).T, correction=0) @ weight.T
     torch.testing.assert_close(reader.covariance, expected, rtol=1e-6, atol=1e-6)

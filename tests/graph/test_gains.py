@@ -10,7 +10,6 @@ from torch import nn
 from pufferlib_kcore import graph
 from pufferlib_kcore.fibration import quotient
 from pufferlib_kcore.fibration.quotient import Merge
-from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.rebuild import rebuild
 
 pytestmark = pytest.mark.usefixtures("exact")
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("exact")
 def scaled_lift(base, example, grow, seed=0):
     """A larger policy that computes the same: copies of units, each at a size of its own."""
     rng = np.random.default_rng(seed)
-    network = network_of(base, example)
+    network = graph.trace(base, example).network
     merges = {}
     for name, extra in grow.items():
         units = network[name].units
@@ -79,7 +78,10 @@ def test_where_size_matters_a_row_and_its_double_stay_apart(bend):
 
 def test_recurrent_units_do_not_scale_and_residual_sums_keep_one_gain():
     base, x = nature()
-    assert not network_of(base, x)["recurrent"].scales and network_of(base, x)["policy.network.7"].scales
+    assert (
+        not graph.trace(base, x).network["recurrent"].scales
+        and graph.trace(base, x).network["policy.network.7"].scales
+    )
 
     def residual(net, x):
         x = net.a(x).relu()

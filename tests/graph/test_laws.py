@@ -23,7 +23,6 @@ from torch import nn
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.fibration import quotient
-from pufferlib_kcore.graph.network import network_of
 
 pytestmark = pytest.mark.usefixtures("exact")
 
@@ -198,7 +197,7 @@ def test_a_residual_networks_gradient_too():
         return sum(x.sin().sum() for x in policy(*inputs))
 
     expected = gradients(base, loss)
-    dual = quotient.dual(gradients(large, loss), network_of(large, inputs).table, fibers)
+    dual = quotient.dual(gradients(large, loss), graph.trace(large, inputs).network.table, fibers)
     for name in expected:
         torch.testing.assert_close(dual[name], expected[name], rtol=1e-10, atol=1e-10)
 

@@ -10,7 +10,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pufferlib_kcore import graph
-from pufferlib_kcore.graph.network import network_of
 
 pytestmark = [pytest.mark.usefixtures("exact"), pytest.mark.filterwarnings("ignore:TF32")]
 
@@ -117,7 +116,7 @@ POLICIES = {
 def test_macs_are_those_that_torch_counts(name):
     policy, inputs = POLICIES[name]()
     policy, inputs = random_(policy), tuple(x if x is None else x.double() for x in inputs)
-    assert network_of(policy, inputs).macs == torchs_count(policy, inputs) > 0
+    assert graph.trace(policy, inputs).network.macs == torchs_count(policy, inputs) > 0
 
 
 def test_projected_and_bidirectional_modules_are_counted():
@@ -126,14 +125,14 @@ def test_projected_and_bidirectional_modules_are_counted():
         Net(lambda net, x: net.act(net.core(x)[0]), core=core, act=nn.Linear(6, 2)),
         torch.randn(7, 3, 5),
     )
-    assert network_of(policy, (x,), ignore=["core"]).macs == torchs_count(policy, (x,))
+    assert graph.trace(policy, (x,), ignore=["core"]).network.macs == torchs_count(policy, (x,))
 
 
 def test_what_torch_does_not_count_is_multiplied_out():
     """A matrix times a vector, and a bilinear layer."""
     net = random_(Net(lambda net, x: (net.two(x, x), net.two.weight[0] @ x[0]), two=nn.Bilinear(5, 5, 3)))
     x = torch.randn(4, 5).double()
-    assert network_of(net, (x,)).macs == 4 * 3 * 5 * 5 + 5 * 5
+    assert graph.trace(net, (x,)).network.macs == 4 * 3 * 5 * 5 + 5 * 5
 
 
 def test_the_report_counts_both_and_says_nothing_of_what_cannot_be_counted():

@@ -8,7 +8,6 @@ from planted import Net, assert_same, assert_same_policy, flat, inputs, lifted, 
 from torch import nn
 
 from pufferlib_kcore import UserError, graph
-from pufferlib_kcore.graph.network import network_of
 
 pytestmark = pytest.mark.usefixtures("exact")
 
@@ -612,7 +611,7 @@ def test_lifts_must_cover_their_space():
 
 def test_mixed_outputs_are_protected():
     policy, example = nature()
-    network = network_of(policy, example)
+    network = graph.trace(policy, example).network
     assert [s.name for s in network.spaces if s.whole] == ["policy.actor", "policy.value_fn"]
     assert network.same_width == (("recurrent",),)
     assert len(flat(policy.float()(*example))) == 2

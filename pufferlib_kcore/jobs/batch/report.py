@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from pufferlib_kcore import store
+from pufferlib_kcore import graph, store
 from pufferlib_kcore.analysis import batch as pages
 from pufferlib_kcore.analysis.batch_tables import final_table
 from pufferlib_kcore.analysis.groups import Entry, Result, grouped
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.graph.network import network_of
 from pufferlib_kcore.graph.thresholds import sizes_of
 from pufferlib_kcore.jobs.batch.task import Task
 from pufferlib_kcore.jobs.batch.usage import recalled
@@ -182,11 +181,11 @@ def sweep(root: Path, exp: str, epoch: int) -> tuple[list[tuple[float, float]], 
     """
     try:
         restored = restore(metta.find(root, exp).model_path(epoch))
-        network = network_of(restored.policy, restored.example_inputs)
+        traced = graph.trace(restored.policy, restored.example_inputs)
     except UserError:
         return [], {}
-    part_kept = sizes_of(restored.policy, network)
-    units = {space.name: space.units for space in network.spaces}
+    part_kept = sizes_of(traced)
+    units = {space.name: space.units for space in traced.network.spaces}
     return [(t, part_kept(t)) for t in SWEEP], units
 
 
