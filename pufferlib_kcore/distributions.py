@@ -137,8 +137,7 @@ class Discrete(ActionDistribution):
         return (p * (self.log_p - other.log_p).masked_fill(p == 0, 0)).sum(-1)
 
     def mean(self) -> Self:
-        log_p = self.log_p.flatten(0, -2)
-        return type(self)(log_p.logsumexp(0, keepdim=True) - math.log(len(log_p)))
+        return type(self)(self.log_p.flatten(0, -2).logsumexp(0, keepdim=True))
 
     def _against(self, other: Self) -> tuple[Tensor, Tensor]:
         return self.log_p.exp(), _above_minus_infinity(other.log_p) - _above_minus_infinity(self.log_p)

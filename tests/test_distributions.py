@@ -158,13 +158,17 @@ def test_js_of_discrete_actions_is_the_mean_kl_to_the_mixture():
     m = Categorical(probs=(a.probs + b.probs) / 2)
     want = (kl_divergence(a, m) + kl_divergence(b, m)) / 2
     torch.testing.assert_close(of(p).js(of(q)), want)
-    together = (
-        (a.logits[:, :, None] + a.logits[:, None]).flatten(1),
-        (b.logits[:, :, None] + b.logits[:, None]),
-    )
-    want = of(together[0]).js(of(together[1].flatten(1)))
-    torch.testing.assert_close(of([p, p]).js(of([q, q])), want)
-    assert (want < 2 * of(p).js(of(q))).all()  # parts do not add up
+    parts = ragged(20), ragged(20, seed=1)
+    tables = [torch.einsum("si,sj,sk->sijk", *(x.softmax(-1) for x in several)) for several in parts]
+    whole, other = (of(table.flatten(1).log()) for table in tables)
+    torch.testing.assert_close(of(parts[0]).js(of(parts[1])), whole.js(other))
+    assert (whole.js(other) < sum(of(x).js(of(y)) for x, y in zip(*parts, strict=True))).all()  # no sum
+
+
+def test_js_knows_no_left_and_right():
+    p, q = of(normal(9, 3)), of(normal(9, 3, seed=2))
+    mirrored = (Continuous(-one.loc, one.scale) for one in (p, q))
+    torch.testing.assert_close(p.js(q), next(mirrored).js(next(mirrored)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +262,7 @@ def test_it_reads_what_policies_return():
         (None, "a NoneType"),
         (MultivariateNormal(torch.zeros(2), torch.eye(2)), "a MultivariateNormal"),
         (Independent(Categorical(logits=torch.zeros(2, 3)), 1), "1 axes of Categorical"),
+        (Independent(normal(2, 3, 4), 2), "2 axes of Normal"),
     ],
     ids=lambda x: x if isinstance(x, str) else None,
 )

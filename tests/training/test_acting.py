@@ -13,6 +13,7 @@ from pufferlib_kcore.distributions import ActionDistribution
 from pufferlib_kcore.environments import seeds
 from pufferlib_kcore.training.acting import Diverged, Moment, play
 from pufferlib_kcore.training.rollout import Collector
+from pufferlib_kcore.training.unroll import initial_state, unroll
 
 
 class Views(Countdown):
@@ -84,6 +85,18 @@ def test_it_plays_as_the_trainer_does(recurrent, groups):
         sorted(played.returns) == sorted(whole)[: len(played.returns)]
         and len(whole) - len(played.returns) < 2
     )
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_recurrent_policy_remembers_within_an_episode(groups):
+    """Two routes: step by step with the state that is carried, and all steps at once."""
+    vec = Views([3, 5, 20, 7], groups=groups)
+    policy = tiny_policy(vec, layers=2)
+    kept = play(policy, vec, 0, steps=24, keep=("obs", "starts", "values", "distributions")).kept
+    with torch.no_grad():
+        logits, values = unroll(policy, kept["obs"], initial_state(policy, 4), kept["starts"])
+    torch.testing.assert_close(kept["values"].flatten(), values, atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept["distributions"].logits.flatten(0, 1), logits, atol=1e-5, rtol=0)
 
 
 def test_greedy_play_takes_the_mode_and_draws_nothing():
