@@ -367,7 +367,7 @@ def test_a_search_keeps_its_budget_and_its_frontier_falls():
             == found.collapse.report.params_after
             == sum(p.numel() for p in found.collapse.policy.parameters())
         )
-        assert last.widths.items() <= found.collapse.widths.items() | last.widths.items()
+        assert last.widths.items() <= found.collapse.widths.items()
         apart = graph.divergence(
             policy, found.collapse.policy, others, found.collapse.network, found.collapse.merges
         )
