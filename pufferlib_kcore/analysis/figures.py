@@ -32,13 +32,13 @@ MARK = "#777777"  # of the collapse
 MANY = 12  # spaces that a legend can name one by one; more are drawn by kind
 BARS = 24  # spaces that bars can show
 
-Collapse = tuple[int, float]  # epoch, agent steps
+Moment = tuple[int, float]  # epoch, agent steps
 
 
 def comparison(
     curves: Mapping[str, Curve],
     title: str,
-    collapse: Collapse | None = None,
+    collapse: Moment | None = None,
     histories: Mapping[str, FiberHistory] | None = None,
     fibers: FibersFile | None = None,
     params: tuple[int, int] | None = None,
@@ -173,7 +173,7 @@ def draw_params(
     axis: Axes,
     histories: Mapping[str, FiberHistory],
     curves: Mapping[str, Curve],
-    collapse: Collapse | None,
+    collapse: Moment | None,
     params: tuple[int, int] | None,
 ) -> None:
     """Parameters of each run's policy, and what a collapse at each checkpoint would leave of them."""
@@ -197,7 +197,7 @@ def draw_params(
     legend_outside(axis)
 
 
-def mark_collapse(axis: Axes, collapse: Collapse) -> None:
+def mark_collapse(axis: Axes, collapse: Moment) -> None:
     """A vertical line where the policy was collapsed."""
     epoch, steps = collapse
     label = f"collapse at epoch {epoch}\n({short(steps)} agent steps)"

@@ -15,7 +15,7 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.jobs import progress
 from pufferlib_kcore.jobs.batch import launch, local
 from pufferlib_kcore.jobs.batch.request import THRESHOLDS, BatchRequest
-from pufferlib_kcore.jobs.batch.run import run as run_batch
+from pufferlib_kcore.jobs.batch.run import run_batch
 from pufferlib_kcore.jobs.installed import is_installed
 from pufferlib_kcore.settings.arguments import TRACKERS, Parser
 from pufferlib_kcore.settings.layers import unknown

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pufferlib_kcore.jobs.autotuning import AutotuneRequest, autotune
+    from pufferlib_kcore.jobs.batch.request import BatchRequest
+    from pufferlib_kcore.jobs.batch.run import run_batch
     from pufferlib_kcore.jobs.collapsing import CollapseRequest, collapse
     from pufferlib_kcore.jobs.comparing import ReportRequest, report
     from pufferlib_kcore.jobs.controls import ControlRequest, control
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 PLACES = {
     "AutotuneRequest": "autotuning",
+    "BatchRequest": "batch.request",
     "CollapseRequest": "collapsing",
     "ControlRequest": "controls",
     "EvaluateRequest": "evaluation",
@@ -48,10 +51,12 @@ PLACES = {
     "profile": "profiling",
     "record_states": "recording",
     "report": "comparing",
+    "run_batch": "batch.run",
     "search": "merging",
 }
 __all__ = [
     "AutotuneRequest",
+    "BatchRequest",
     "CollapseRequest",
     "ControlRequest",
     "EvaluateRequest",
@@ -73,6 +78,7 @@ __all__ = [
     "profile",
     "record_states",
     "report",
+    "run_batch",
     "search",
 ]
 

@@ -6,6 +6,7 @@ from pufferlib_kcore.graph.report import Report
 from pufferlib_kcore.graph.thresholds import ALL, thresholds_for
 from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import CollapseSettings
+from pufferlib_kcore.text import aligned
 
 AUTO = "--collapse auto --collapse.target-params 0.2"
 
@@ -24,5 +25,5 @@ def advice(settings: CollapseSettings, restored: Restored, report: Report) -> li
     return [
         f"{1 - after / before:.1%} of the parameters went: few neurons are so alike. "
         "In place of its threshold, give the same command",
-        *(f"    {option:<{len(AUTO)}}  {what}" for option, what in options.items()),
+        *aligned(options.items(), indent="    ").splitlines(),
     ]

@@ -13,6 +13,7 @@ from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Settings
 from pufferlib_kcore.store import Facts
+from pufferlib_kcore.text import aligned
 from pufferlib_kcore.training.algorithm import Tools
 from pufferlib_kcore.training.loop import Loop
 from pufferlib_kcore.training.ppo import PPO
@@ -59,10 +60,12 @@ class Profile:
         wall = self.wall
         rows.append(("other", wall - sum(s for _, s, _ in rows), "everything else"))
         rows.append(("total", wall, f"{self.speed:,.0f} steps/s"))
-        lines = [self.header, f"{'part':<14}{'seconds':>9}{'share':>8}{'us/step':>9}  what"]
-        for name, s, what in rows:
-            lines.append(f"{name:<14}{s:>9.2f}{100 * s / wall:>7.1f}%{1e6 * s / self.steps:>9.0f}  {what}")
-        return "\n".join(lines)
+        lines = [
+            [name, f"{s:.2f}", f"{s / wall:.1%}", f"{1e6 * s / self.steps:.0f}", what]
+            for name, s, what in rows
+        ]
+        table = aligned([["part", "seconds", "share", "us/step", "what"], *lines], right=[1, 2, 3])
+        return f"{self.header}\n{table}"
 
 
 def profile(request: ProfileRequest) -> Profile:

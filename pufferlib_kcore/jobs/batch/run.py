@@ -27,7 +27,7 @@ class Batch:
     no_report: str = ""  # why there is none
 
 
-def run(request: BatchRequest, tell: Callable[[str], None], watch: Watch = unwatched) -> Batch:
+def run_batch(request: BatchRequest, tell: Callable[[str], None], watch: Watch = unwatched) -> Batch:
     """Work the grid off, then write its report.
 
     tell  gets a line on what happens as it happens
