@@ -192,6 +192,8 @@ def fit(job: Job, args: Args, together: Group = ALONE) -> int:
             f"nothing to train: {job.start.agent_steps:,} steps are done and train.total_timesteps is "
             f"{t.total_timesteps:,}; go further with --train.total-timesteps {2 * job.start.agent_steps}"
         )
+    if job.spec is None:
+        stored.check_names(settings)
     device = worlds.device(t.device)
     with ExitStack() as stack:
         stop = stack.enter_context(stop_signals())

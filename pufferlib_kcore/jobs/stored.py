@@ -10,7 +10,7 @@ from typing import Any
 from pufferlib_kcore import environments
 from pufferlib_kcore import settings as settings_room
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.policies import plain_to_space, spec_from
+from pufferlib_kcore.policies import named, plain_to_space, spec_from
 from pufferlib_kcore.settings import Settings, fitting, flag
 from pufferlib_kcore.store import Facts, Run
 
@@ -170,7 +170,16 @@ def spaces_of(spec: dict[str, Any]) -> tuple[Any, Any]:
 
 def spec_of(settings: Settings, observation_space: Any, action_space: Any) -> dict[str, Any]:
     """The policy that the settings name, for these spaces, as plain data."""
+    return spec_from(*_said(settings), observation_space, action_space)
+
+
+def check_names(settings: Settings) -> None:
+    """Raise UserError for a policy, or arguments of one, that are not known, before environments start."""
+    named(*_said(settings))
+
+
+def _said(settings: Settings) -> tuple[str | None, str, str | None, dict, dict]:
+    """Of the policy: names and arguments."""
     base = settings.base
     rnn = settings.rnn if base.rnn_name else {}
-    names = base.package, base.policy_name, base.rnn_name
-    return spec_from(*names, settings.policy, rnn, observation_space, action_space)
+    return base.package, base.policy_name, base.rnn_name, settings.policy, rnn

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pufferlib_kcore.environments.seeds import generator
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.policies import fast, puffer  # noqa: F401  registers their policies
-from pufferlib_kcore.policies.registry import check_arguments, find
+from pufferlib_kcore.policies.registry import POLICIES, RECURRENT
 from pufferlib_kcore.policies.spaces import plain_to_space, space_to_plain
 
 NOISE_STEPS = 16  # in one stretch of made-up observations: longer ones, and policies drift apart on them
@@ -44,20 +44,11 @@ def spec_from(
     "Recurrent", or None for a feed-forward policy. Arguments left out are filled in (framestack, flat_size,
     the LSTM's widths). Raises UserError for names, arguments and spaces that do not fit.
     """
-    defaults: dict[str, Any] = {}
-    if policy_name == "Policy":
-        policy_name, defaults = POLICY_OF.get(package, POLICY_OF[None])
-    entry = find(policy_name)
-    check_arguments(policy_name, entry.make, policy_args)
-    policy_args = entry.complete({**defaults, **policy_args}, observation_space, action_space)
-    if rnn_name == "Recurrent":
-        rnn_name = "LSTMWrapper"
+    policy_name, rnn_name, defaults = named(package, policy_name, rnn_name, policy_args, rnn_args)
+    complete = POLICIES[policy_name].complete
+    policy_args = complete({**defaults, **policy_args}, observation_space, action_space)
     if rnn_name is not None:
-        wrapper = find(rnn_name, recurrent=True)
-        check_arguments(rnn_name, wrapper.make, rnn_args)
-        rnn_args = wrapper.complete(rnn_args, policy_name, policy_args)
-    elif rnn_args:
-        raise UserError(f"the arguments {rnn_args} belong to a recurrent policy: set rnn_name = Recurrent")
+        rnn_args = RECURRENT[rnn_name].complete(rnn_args, policy_name, policy_args)
     return {
         "name": policy_name,
         "rnn": rnn_name,
@@ -68,6 +59,26 @@ def spec_from(
     }
 
 
+def named(
+    package: str | None, policy_name: str, rnn_name: str | None, policy_args: dict, rnn_args: dict
+) -> tuple[str, str | None, dict]:
+    """The registered names of the two, and the policy's arguments where the package has its own.
+
+    Raises UserError, before there is an environment, for names and arguments that are not known.
+    """
+    defaults: dict[str, Any] = {}
+    if policy_name == "Policy":
+        policy_name, defaults = POLICY_OF.get(package, POLICY_OF[None])
+    POLICIES.settings(policy_name, policy_args)
+    if rnn_name is None and rnn_args:
+        raise UserError(f"the arguments {rnn_args} belong to a recurrent policy: set rnn_name = Recurrent")
+    if rnn_name == "Recurrent":
+        rnn_name = "LSTMWrapper"
+    if rnn_name is not None:
+        RECURRENT.settings(rnn_name, rnn_args)
+    return policy_name, rnn_name, defaults
+
+
 def build(spec: dict) -> nn.Module:
     """The policy that a spec describes, at full size, freshly initialized from torch's generator.
 
@@ -76,10 +87,10 @@ def build(spec: dict) -> nn.Module:
     Feed-forward: forward(x) -> (logits | list of logits | Normal, value).
     """
     env = _stand_in(spec)
-    policy = find(spec["name"]).make(env, **spec["policy_args"])
+    policy = POLICIES[spec["name"]].make(env, **spec["policy_args"])
     if spec.get("rnn") is None:
         return policy
-    return find(spec["rnn"], recurrent=True).make(env, policy, **spec["rnn_args"])
+    return RECURRENT[spec["rnn"]].make(env, policy, **spec["rnn_args"])
 
 
 def example_inputs(spec: dict, batch: int = 3, seed: int = 0, hidden_size: int | None = None) -> tuple:

@@ -1,7 +1,5 @@
 """Fast: a small network for images in the manner of Metta's `fast`: a wide critic, action embeddings."""
 
-import inspect
-
 import numpy as np
 import torch
 from gymnasium import Space, spaces
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 
 from pufferlib_kcore.environments.quiet import quiet
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.policies.registry import register
+from pufferlib_kcore.policies.registry import POLICIES, register
 
 with quiet():
     from pufferlib.pytorch import layer_init
@@ -26,16 +24,11 @@ def _complete(args: dict, observation: Space, action: Space) -> dict:
         raise UserError(
             f"Fast needs discrete or multi-discrete actions, not {action}: choose the policy Default"
         )
-    args = {**_defaults(), **args}
+    args = POLICIES.settings("Fast", args)
     for name, value in args.items():
         if name != "channels_last" and not (isinstance(value, int) and value >= 1):
             raise UserError(f"Fast's {name} is {value!r}: expected a whole number of at least 1")
     return args
-
-
-def _defaults() -> dict:
-    parameters = list(inspect.signature(Fast).parameters.values())
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 @register("Fast", complete=_complete)

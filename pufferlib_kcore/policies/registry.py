@@ -1,12 +1,10 @@
 """Policies by registered name: how each is made, and which arguments its spaces decide."""
 
-import difflib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -15,8 +13,9 @@ class Entry:
     complete: Callable[..., dict]  # fills in the arguments that spaces or policy decide, see register
 
 
-POLICIES: dict[str, Entry] = {}
-RECURRENT: dict[str, Entry] = {}
+CURE = "register yours with @pufferlib_kcore.policies.register"
+POLICIES: Registry[Entry] = Registry("policy", given=("env",), cure=CURE)
+RECURRENT: Registry[Entry] = Registry("recurrent policy", given=("env", "policy"), cure=CURE)
 
 
 def _as_given(args: dict, *_: Any) -> dict:
@@ -39,33 +38,7 @@ def register(name: str, *, recurrent: bool = False, complete: Callable[..., dict
     entries = RECURRENT if recurrent else POLICIES
 
     def put(make: Callable) -> Callable:
-        if name in entries and entries[name].make is not make:
-            raise UserError(f"a policy named {name!r} is registered already: choose another name")
-        entries[name] = Entry(make, complete)
+        entries.register(name, settings=make)(Entry(make, complete))
         return make
 
     return put
-
-
-def find(name: str, *, recurrent: bool = False) -> Entry:
-    """The entry of that name. Raises UserError with the nearest names."""
-    entries = RECURRENT if recurrent else POLICIES
-    if name in entries:
-        return entries[name]
-    kind = "recurrent policy" if recurrent else "policy"
-    near = difflib.get_close_matches(str(name), entries, n=3) or sorted(entries)
-    raise UserError(
-        f"unknown {kind} {name!r}: expected one of {', '.join(near)}, or register yours with "
-        "@pufferlib_kcore.policies.register"
-    )
-
-
-def check_arguments(name: str, make: Callable, args: dict) -> None:
-    """Refuse arguments that the constructor does not name, even where it swallows any (**kwargs)."""
-    parameters = inspect.signature(make).parameters.values()
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    known = [p.name for p in parameters if p.kind in kinds and p.name not in ("self", "env", "policy")]
-    for key in args:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1) or known
-            raise UserError(f"{name} takes no argument {key!r}: did you mean {', '.join(near)}?")

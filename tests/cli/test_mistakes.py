@@ -4,6 +4,7 @@ import pytest
 
 from pufferlib_kcore import cli
 from pufferlib_kcore.cli import batch, recipes
+from pufferlib_kcore.environments import vector
 from pufferlib_kcore.errors import RunFailed, UserError
 
 LONG = "x" * 300
@@ -41,6 +42,25 @@ def test_a_new_run_that_cannot_be_called_so_is_refused_before_anything_starts(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli.importlib, "import_module", lambda module: pytest.fail(f"{module} was started"))
     assert repr(name) in refusal(["--env", "cartpole", "--exp-id", name], capsys)
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--base.policy-name", "Fats"], "unknown policy 'Fats': did you mean Fast? (register yours"),
+        (
+            ["--base.rnn-name", "LSTMRapper"],
+            "unknown recurrent policy 'LSTMRapper': did you mean LSTMWrapper?",
+        ),
+    ],
+)
+def test_a_policy_that_is_not_registered_is_refused_before_environments_start(
+    words, says, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(vector, "make", lambda *_: pytest.fail("environments were started"))
+    assert says in refusal(["--env", "cartpole", *words], capsys)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

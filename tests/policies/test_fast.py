@@ -139,7 +139,7 @@ def test_a_collapsed_one_is_built_again_from_its_shapes():
         ({"channels": 0}, "channels is 0: expected a whole number of at least 1"),
         ({"downsample": -1}, "downsample is -1"),
         ({"chanels": 3}, "did you mean channels"),
-        ({"input_size": 3}, "no argument 'input_size'"),
+        ({"input_size": 3}, "no setting 'input_size'"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence(changes, says):

@@ -116,10 +116,13 @@ def test_packages_have_pufferlibs_widths():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"policy": "Convolutionel"}, "expected one of Convolutional"),
+        (
+            {"policy": "Convolutionel"},
+            "unknown policy 'Convolutionel': did you mean Convolutional? (register yours",
+        ),
         ({"rnn": "LSTM"}, "LSTMWrapper"),
         ({"p": {"hiden_size": 3}}, "did you mean hidden_size"),
-        ({"policy": "Convolutional", "obs": SCREEN, "p": {"hidden": 3}}, "no argument 'hidden'"),
+        ({"policy": "Convolutional", "obs": SCREEN, "p": {"hidden": 3}}, "no setting 'hidden'"),
         ({"r": {"layers": 3}}, "num_layers"),
         ({"rnn": None, "r": {"num_layers": 2}}, "rnn_name = Recurrent"),
         ({"r": {"hidden_size": 64}}, "must be the policy's width, 128"),
@@ -146,8 +149,8 @@ def test_36_pixels_are_enough_for_convolutional():
 
 @pytest.fixture
 def clean_registry(monkeypatch):
-    monkeypatch.setattr(registry, "POLICIES", dict(registry.POLICIES))
-    monkeypatch.setattr(registry, "RECURRENT", dict(registry.RECURRENT))
+    for entries in (registry.POLICIES, registry.RECURRENT):
+        monkeypatch.setattr(entries, "_things", dict(entries))
 
 
 def test_a_registered_policy_is_built_by_its_name(clean_registry):
