@@ -192,7 +192,8 @@ class Recorder(TorchFunctionMode):
         added = [bias for bias in biases if bias is not None]
         if self.wanted in (None, key) and all(map(self._named, added)):
             names = tuple(self._names[id(bias)] for bias in added)
-            self.calls.append(Call(key, names, tuple(inputs), targets, state))
+            own = tuple(x.clone() for x in inputs)  # what comes next may write into them
+            self.calls.append(Call(key, names, own, targets.clone(), state))
             if len(self.calls) == self.enough:
                 raise _Enough
 

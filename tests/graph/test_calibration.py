@@ -4,7 +4,7 @@ import numpy as np
 import pufferlib.models
 import pytest
 import torch
-from planted import ATARI, assert_same, episodes, lifted, nature, play, random_, screens
+from planted import ATARI, Net, assert_same, episodes, lifted, nature, play, random_, screens
 from torch import nn
 
 from pufferlib_kcore import graph
@@ -53,6 +53,20 @@ def test_a_call_holds_what_a_layer_read_and_computed(name):
         z = z + sum(parameters[bias] for bias in call.biases)
         torch.testing.assert_close(z, call.targets, rtol=1e-12, atol=1e-12)
         assert len(call.targets) <= ROWS
+
+
+def test_a_call_stays_as_it_was_whatever_is_written_into_its_tensors_later():
+    def forward(net, x):
+        h = net.a(x)
+        h += net.b(h).relu_()
+        return net.c(h)
+
+    layers = dict(a=nn.Linear(3, 4), b=nn.Linear(4, 4), c=nn.Linear(4, 2))
+    policy, inputs = random_(Net(forward, **layers)), (x(5, 3),)
+    _, (first, second, _) = Recorder(policy).run("forward", inputs)
+    torch.testing.assert_close(first.targets, policy.a(*inputs))
+    torch.testing.assert_close(second.inputs[0], first.targets)
+    torch.testing.assert_close(second.targets, policy.b(first.targets))
 
 
 def test_a_run_for_one_layer_ends_with_it():
