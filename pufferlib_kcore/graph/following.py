@@ -57,7 +57,7 @@ class Follower(TorchFunctionMode):
             trace.keep(x, Shadow(trace.inputs[-1], frozenset({INPUT}), nonnegative))
             numbered += x.numel()
         function = getattr(policy, method)
-        trace.may_be_given = takes_more(function, inputs)
+        trace.takes_more = takes_more(function, inputs)
         with ExitStack() as stack:
             for name, module in policy.named_modules():
                 if is_script(module):
@@ -102,7 +102,7 @@ class Follower(TorchFunctionMode):
         if name in ("numel", "nelement", "len"):
             return self._counted(out, *given)
         for x in given:
-            trace.look_up(x)
+            trace.use_indices(x)
             if isinstance(x, nn.Parameter) and not trace.name(x):
                 self._use_foreign(x)
         known = operation(name)

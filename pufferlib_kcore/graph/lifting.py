@@ -16,7 +16,7 @@ from pufferlib_kcore.graph.network import Network
 from pufferlib_kcore.graph.rebuild import rebuild
 from pufferlib_kcore.graph.states import cut, cut_states
 from pufferlib_kcore.graph.traced import Traced, traced_of
-from pufferlib_kcore.graph.verification import answered_otherwise, resized, telling, used_otherwise
+from pufferlib_kcore.graph.verification import answered_otherwise, informative, resized, used_otherwise
 
 
 def lift(
@@ -59,7 +59,7 @@ def lift(
         stuck = [s for s in fault.spaces if s.whole and s.name in fibers]
         fault = f"could not merge {stuck[0].name} again ({stuck[0].whole})" if stuck else ""
     if not fault:
-        states, told = network.state_outputs, telling(network)
+        states, told = network.state_outputs, informative(network)
         fault = answered_otherwise(
             policy,
             larger,

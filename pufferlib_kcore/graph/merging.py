@@ -17,7 +17,7 @@ from pufferlib_kcore.graph.network import Network
 from pufferlib_kcore.graph.rebuild import rebuild
 from pufferlib_kcore.graph.report import Report
 from pufferlib_kcore.graph.states import alike, cut, cut_states
-from pufferlib_kcore.graph.verification import answered_otherwise, narrowed, telling, used_otherwise
+from pufferlib_kcore.graph.verification import answered_otherwise, informative, narrowed, used_otherwise
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def check(
     Returns its network. Raises UserError naming the spaces, and the line, that keep it from that.
     """
 
-    example, states, told = network.example, network.state_outputs, telling(network)
+    example, states, told = network.example, network.state_outputs, informative(network)
 
     def tried(made: nn.Module, merges: Mapping[str, Merge]) -> str | Network:
         table, fibers = narrowed(network.table, merges), {n: m.labels for n, m in merges.items()}

@@ -89,12 +89,12 @@ def _outputs(trace: Trace, output: Any, value: str | int | None) -> tuple[set[in
     tensors = list(tensors_in(output, strict=True))
     if not tensors:
         raise UserError(f"{type(trace.policy).__name__} returned no tensor: expected actions and a value")
-    started = {trace.population(n) for _, units in trace.given for n in units.unique()}
+    started = {trace.population(n) for _, units in trace.initial_states for n in units.unique()}
     states = {}
     for i, x in enumerate(tensors):
-        trace.look_up(x)
+        trace.use_indices(x)
         neurons = trace.neurons(x)
-        if trace.is_state(x) and (trace.may_be_given or trace.sources_of(neurons) <= started):
+        if trace.is_state(x) and (trace.takes_more or trace.sources_of(neurons) <= started):
             states[i] = neurons
         else:
             trace.protect(neurons, "output")
@@ -241,7 +241,7 @@ class _Reader:
             notes.append(
                 f"used as they are, since the policy does not register them: {len(trace.foreign)} parameters"
             )
-        used = {name: where for (name, _), where in trace.parted.items()} | trace.computed_with
+        used = {name: where for (name, _), where in trace.sliced.items()} | trace.computed_with
         merging = {name for name, axes in table.items() if any(s.space for axis in axes for s in axis)}
         whole = [n for n in used if n not in merging and n not in trace.hidden]
         if parameters := [n for n in whole if isinstance(trace.tensors[n], nn.Parameter)]:
@@ -255,7 +255,7 @@ class _Reader:
         """Element of the inputs -> the neuron that it starts, 0 for none; units that share one are united."""
         count = sum(ids.numel() for ids in self.trace.inputs)
         started = np.zeros(count, int)
-        for elements, units in self.trace.given:
+        for elements, units in self.trace.initial_states:
             place, now = FIRST_INPUT - _array(elements), _array(units)
             both = started[place] > 0
             self.trace.united.append((torch.as_tensor(started[place][both]), torch.as_tensor(now[both])))
@@ -334,8 +334,8 @@ class _Reader:
         for (name, dim), use in trace.uses.items():
             stretches = list(self._stretches(use.neurons))
             for group, _, segment in stretches:
-                if group >= 0 and (name, dim) in trace.parted:
-                    reasons.setdefault(group, f"{trace.parted[name, dim]} takes parts of {name}")
+                if group >= 0 and (name, dim) in trace.sliced:
+                    reasons.setdefault(group, f"{trace.sliced[name, dim]} takes parts of {name}")
                 elif group >= 0 and name in trace.computed_with:
                     reasons.setdefault(group, f"{trace.computed_with[name]} computes with {name}")
                 elif group >= 0 and segment is None:

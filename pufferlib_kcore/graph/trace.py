@@ -73,15 +73,15 @@ class Trace:
         self.compared: list[Tensor] = []  # neurons of which the largest one, or the like, goes on
         self.same_width: list[list[Tensor]] = []  # populations that one module keeps at one width
         self.inputs: list[Tensor] = []  # the numbers of the elements of each tensor that the method was given
-        self.given: list[tuple[Tensor, Tensor]] = []  # elements of these, and recurrent units that they start
-        self.may_be_given = False  # whether the method takes something more, such as a state to go on from
+        self.initial_states: list[tuple[Tensor, Tensor]] = []  # elements of inputs, and units they start
+        self.takes_more = False  # whether the method takes something more, such as a state to go on from
         self.stored: set[int] = set()  # populations that buffers write
         self.ledger: list[Origin] = []  # sizes that the policy computes with
         self.branches: dict[str, None] = {}  # where the values of inputs decided what the policy does
         self.hidden: set[str] = set()  # parameters of code that tracing cannot look into
         self.foreign: dict[int, Tensor] = {}  # parameters that are none of the policy's
         self.computed_with: dict[str, str] = {}  # parameters that operations other than layers use
-        self.parted: dict[tuple[str, int], str] = {}  # axes of which the policy takes parts, and where
+        self.sliced: dict[tuple[str, int], str] = {}  # axes of which the policy takes parts, and where
         self.touched: set[str] = set()  # parameters that took part
         self.macs: int | None = 0  # multiply-accumulates so far; None where some cannot be counted
         self.path: list[str] = []  # the modules that are running
@@ -95,7 +95,7 @@ class Trace:
         self._free: list[list[Attribute]] = [[]]  # of each kind of free neurons: numbers in their shape
         self._shapes: list[list[Tensor]] = [[]]  # and neurons that gave them their shape, along one axis
         self._handed_on: set[int] = set()  # ids of results that are recurrent state
-        self._placed: dict[int, tuple[Tensor, Tensor]] = {}  # results that tell places, and of which neurons
+        self._indices: dict[int, tuple[Tensor, Tensor]] = {}  # results that are indices, and of which neurons
 
     # What a rule may ask and declare ------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class Trace:
             axes = tuple(None if dim is None else before[dim] for dim in dims)
             gone = [before[dim] for dim, size in enumerate(x.shape) if size > 1 and dim not in dims]
             name = self._names[id(parameter)]
-            self.parted.update({(name, axis): self.here() for axis in gone if axis is not None})
+            self.sliced.update({(name, axis): self.here() for axis in gone if axis is not None})
             self.viewing = True
             if out is not x:  # as x.to(its own dtype) is
                 self._views[id(out)] = out, parameter, axes
@@ -220,7 +220,7 @@ class Trace:
         neurons, units = torch.broadcast_tensors(self.neurons(h), units)
         given = neurons <= FIRST_INPUT
         if given.any():
-            self.given.append((neurons[given], units[given]))
+            self.initial_states.append((neurons[given], units[given]))
         self.unite(torch.where(given, FREE, neurons), units)
 
     def hand_on(self, *states: Tensor) -> None:
@@ -235,9 +235,9 @@ class Trace:
         """The populations that neurons belong to."""
         return {self.population(n) for n in neurons[neurons > 0].unique()}
 
-    def tell_places(self, x: Tensor, neurons: Tensor) -> None:
-        """x holds places among these neurons: they are protected if the policy uses it."""
-        self._placed[id(x)] = x, neurons
+    def mark_indices(self, x: Tensor, neurons: Tensor) -> None:
+        """x holds indices into these neurons: they are protected if the policy uses it."""
+        self._indices[id(x)] = x, neurons
 
     def protect(self, neurons: Tensor, reason: str) -> None:
         """These neurons are never merged."""
@@ -323,10 +323,10 @@ class Trace:
         """Whether the operation that is running hands it on as recurrent state."""
         return id(x) in self._handed_on
 
-    def look_up(self, x: Tensor) -> None:
-        """x is used: if it tells places among neurons, these stay where they are."""
-        if id(x) in self._placed:
-            self.protect(self._placed.pop(id(x))[1], f"{self.here()} uses their places")
+    def use_indices(self, x: Tensor) -> None:
+        """x is used: if it holds indices into neurons, these stay where they are."""
+        if id(x) in self._indices:
+            self.protect(self._indices.pop(id(x))[1], f"{self.here()} uses their places")
 
     def population(self, neuron: int | Tensor) -> int:
         """The index of the population that a neuron belongs to."""

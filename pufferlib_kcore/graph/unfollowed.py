@@ -44,7 +44,7 @@ def leave_whole(trace: Trace, given: Iterable[Tensor], results: Iterable[Tensor]
     """What code that tracing cannot look into read stays whole, and what it made is nobody's."""
     given, trace.macs = list(given), None
     for x in given:
-        trace.look_up(x)
+        trace.use_indices(x)
         trace.keep_whole(x, HIDDEN)
     named = {name for x in given if (name := trace.parameter(x))}
     trace.hidden |= named

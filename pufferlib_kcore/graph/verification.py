@@ -79,11 +79,11 @@ def answered_otherwise(
     fit     (place of an output, the policy's, the lift's) -> these as they are to be equal: states differ
     Both get the same random weights, of the size of their own. Randomness within the policy is held still.
     """
-    shaken = _shaken(base, table)
-    lifted = lift(tensors_of(shaken))
-    one, two = _Still(), _Still()
+    randomized = _randomized(base, table)
+    lifted = lift(tensors_of(randomized))
+    one, two = _Deterministic(), _Deterministic()
     try:
-        ours = _answers(shaken, example.at(inputs[0]), one)
+        ours = _answers(randomized, example.at(inputs[0]), one)
         theirs = _answers(lifted, example.at(inputs[1]), two)
     except Exception as error:
         where = line_of(error) or "no line of its own"
@@ -105,7 +105,7 @@ def answered_otherwise(
     return None
 
 
-def telling(network: Network) -> tuple:
+def informative(network: Network) -> tuple:
     """The example inputs; random numbers for nothing but zeros, so that answers depend on all weights.
 
     States stay as they are, and so does all where the policy's course depends on its inputs.
@@ -120,21 +120,21 @@ def telling(network: Network) -> tuple:
     return inputs
 
 
-def _shaken(policy: nn.Module, table: Table) -> nn.Module:
+def _randomized(policy: nn.Module, table: Table) -> nn.Module:
     """The policy with random numbers added to what its table names, of the size that its entries have."""
-    shaken, generator = copy_of(policy), torch.Generator().manual_seed(0)
-    for name, x in shaken.named_parameters():
+    randomized, generator = copy_of(policy), torch.Generator().manual_seed(0)
+    for name, x in randomized.named_parameters():
         if name in table and (x.is_floating_point() or x.is_complex()):
             fan_in = x[0].numel() if x.ndim > 1 else 1
             wide = x.detach().to("cpu", torch.complex128 if x.is_complex() else torch.float64)
             size = max(float(wide.abs().square().mean().sqrt()), 0.1 / max(fan_in, 1) ** 0.5)
             noise = torch.randn(x.shape, generator=generator, dtype=wide.dtype) * size / 2
             x.data = (wide + noise).to(x)
-    return shaken
+    return randomized
 
 
-def _answers(policy: nn.Module, example: Example, still: _Still) -> list[Tensor]:
-    with torch.no_grad(), aside(policy), chance_kept(policy, seed=0), still:
+def _answers(policy: nn.Module, example: Example, mode: _Deterministic) -> list[Tensor]:
+    with torch.no_grad(), aside(policy), chance_kept(policy, seed=0), mode:
         return list(tensors_in(example.answer(policy)))
 
 
@@ -147,7 +147,7 @@ def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
     return not len(a) or float((a - b).abs().max()) <= tolerance * size + 1e-6
 
 
-class _Still(TorchFunctionMode):
+class _Deterministic(TorchFunctionMode):
     """Nothing is dropped, and random numbers are all alike: units that compute the same go on doing so.
 
     eps     how far apart neighbours are in the coarsest dtype that was computed in

@@ -148,14 +148,14 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    width: int,
-    heads: int,
-    in_weight: Tensor | None,
     *args: Any,
     **kwargs: Any,
 ) -> tuple[Tensor, ...]:
-    """Left whole: it cuts its heads at fixed places."""
-    out_weight, out_bias = args[5:7]  # after in_bias, bias_k, bias_v, add_zero_attn, dropout_p
+    """Left whole: it cuts its heads at fixed places.
+
+    args  width, heads, in_weight, in_bias, bias_k, bias_v, add_zero_attn, dropout_p, out_weight, out_bias, ..
+    """
+    in_weight, (out_weight, out_bias) = args[2], args[8:10]
     projections = [in_weight] if in_weight is not None else [kwargs[f"{p}_proj_weight"] for p in "qkv"]
     written = [trace.write((weight, 0), kind="linear") for weight in projections]
     units = trace.write((out_weight, 0), (out_bias, 0), kind="linear")

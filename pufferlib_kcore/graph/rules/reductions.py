@@ -57,7 +57,7 @@ def reduction(
     results = list(tensors_in(out))
     if trace.operation not in ("aminmax", *MOMENTS) and len(results) > 1:  # values, and their places
         if any((before != before.narrow(d, 0, 1)).any() for d in dims):
-            trace.tell_places(results[1], before)
+            trace.mark_indices(results[1], before)
         return neurons.reshape(results[0].shape), *trace.nobody(results[1:])
     return tuple(neurons.reshape(y.shape) for y in results)
 
