@@ -98,7 +98,8 @@ def collapse(request: CollapseRequest, watch: Watch = unwatched) -> Collapsed:
     lines = [opening(request, epoch), str(found.result.report), *found.notes, note]
     lines += [place.note] if place.note else []
     lines += [f"wrote {place.folder.model_path}", *nothing_merged(provenance)]
-    lines += advice(request.settings, restored, found.result.report)
+    traced = graph.Traced(restored.policy, found.result.network)
+    lines += advice(request.settings, traced, found.result.report)
     return Collapsed(
         source=source,
         folder=place.folder,

@@ -11,7 +11,6 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph import distillation
 from pufferlib_kcore.jobs.progress import Tell, Watch, unwatched
 from pufferlib_kcore.jobs.recording import Recorded, RecordRequest, record_states
-from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import CollapseSettings
 
 BLIND = 0.01  # nats: a policy whose actions differ less from their mean hardly looks at its input
@@ -25,9 +24,10 @@ class MergeRequest:
     recording: RecordRequest
     insist: bool = False  # on calibrating: where no states can be recorded, merging alone will not do
 
-    @property
-    def restored(self) -> Restored:
-        return self.recording.restored
+    def traced(self) -> graph.Traced:
+        """The policy and its network."""
+        restored = self.recording.restored
+        return graph.trace(restored.policy, restored.example_inputs)
 
 
 @dataclass(frozen=True)
@@ -51,55 +51,54 @@ def merge(request: MergeRequest, watch: Watch = unwatched) -> Found:
 
 def merged(request: MergeRequest, watch: Watch) -> Found:
     """Merge up to a threshold; where anything merges, refit on recorded states."""
-    c, policy, inputs = request.settings, request.restored.policy, request.restored.example_inputs
+    c, traced, coloring = request.settings, request.traced(), None
     thresholds = c.one_or_by_kind()
-    if c.colors == "weights":
-        plain = graph.collapse(policy, inputs, thresholds, round_to=c.round_to)
-        if not c.calibrate or plain.report.params_after == plain.report.params_before:
-            return Found(plain, [])
+    if c.colors != "activations":
+        coloring = traced.color(thresholds, colors=c.colors, round_to=c.round_to)
+        if c.colors == "weights" and not (c.calibrate and coloring.merging):
+            return Found(traced.merge(coloring), [])
     try:
         seen = record_states(request.recording, watch)
     except UserError as error:
-        if c.colors == "activations" or request.insist:
+        if coloring is None or request.insist:
             raise
         why = f"not calibrated, no states could be recorded: {error}"
-        return Found(plain, [why], recorded={"failed": str(error)})
-    result = graph.collapse(
-        policy, inputs, thresholds, calibrate=seen.calibrate, colors=c.colors, round_to=c.round_to
-    )
-    return taught(request, Found(result, []), seen, watch)
+        return Found(traced.merge(coloring), [why], recorded={"failed": str(error)})
+    if coloring is None:
+        coloring = traced.color(thresholds, colors=c.colors, calibrate=seen.calibrate, round_to=c.round_to)
+    result = traced.merge(coloring, calibrate=seen.calibrate)
+    return taught(request, traced, Found(result, []), seen, watch)
 
 
 def search(request: MergeRequest, watch: Watch = unwatched) -> Found:
     """As small as the budget of --collapse auto allows."""
-    c, seen = request.settings, record_states(request.recording, watch)
+    c, traced, seen = request.settings, request.traced(), record_states(request.recording, watch)
     budget = c.budget()
     with watch("searching for the widths") as tell:
         found = graph.search(
-            request.restored.policy,
-            request.restored.example_inputs,
-            seen.calibrate,
-            seen.held_out,
+            traced,
+            calibrate=seen.calibrate,
+            held_out=seen.held_out,
             max_kl=budget.get("max_kl"),
             target_params=budget.get("target_params"),
             round_to=c.round_to,
             watch=lambda point: tell_point(tell, point, c.target_params),
         )
-    return taught(request, Found(found.collapse, [], found.frontier), seen, watch)
+    return taught(request, traced, Found(found.collapse, [], found.frontier), seen, watch)
 
 
-def taught(request: MergeRequest, found: Found, seen: Recorded, watch: Watch) -> Found:
+def taught(request: MergeRequest, traced: graph.Traced, found: Found, seen: Recorded, watch: Watch) -> Found:
     """Distill after a search, or where that is asked for, and say how near the policies are."""
-    c, policy, result = request.settings, request.restored.policy, found.result
+    c, result = request.settings, found.result
     steps = c.distill
     if steps is None:
         steps = distillation.STEPS if c.searches and seen.test else 0
     if steps:
         with watch(f"distilling: {steps} gradient steps on the recorded states") as tell:
-            result = graph.distill(policy, result, seen.calibrate, seen.held_out, steps, watch=tell)
+            result = graph.distill(traced, result, seen.calibrate, seen.held_out, steps, watch=tell)
     if not seen.test:
         return Found(result, [seen.text], found.frontier, recorded=seen.by)
-    apart = graph.divergence(policy, result.policy, seen.test, result.network, result.merges)
+    apart = graph.divergence(traced, result.policy, seen.test, fibers=result.merges)
     return Found(result, [seen.text, nearness(apart)], found.frontier, apart, seen.by)
 
 

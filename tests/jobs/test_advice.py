@@ -7,42 +7,39 @@ import torch
 from pufferlib_kcore import graph, settings
 from pufferlib_kcore.jobs.advice import advice
 from pufferlib_kcore.jobs.merging import nearness
-from pufferlib_kcore.policies import build, spec_from
-from pufferlib_kcore.policies.restore import Restored
-from pufferlib_kcore.store import ModelFile
+from pufferlib_kcore.policies import build, example_inputs, spec_from
 
 WORDS = ["--mode", "collapse", "--exp-id", "some-run"]
 
 
-def restored():
+def traced():
     torch.manual_seed(0)
     box = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
     spec = spec_from(None, "Policy", "Recurrent", {"hidden_size": 32}, {}, box, gymnasium.spaces.Discrete(2))
-    policy = build(spec)
-    return Restored(policy, ModelFile(policy=spec, state_dict=policy.state_dict(), epoch=0, agent_steps=0))
+    return graph.trace(build(spec), example_inputs(spec))
 
 
 def advised(original, *words):
     args = settings.load([*WORDS, *words])
-    result = graph.collapse(original.policy, original.example_inputs, args.settings.collapse.thresholds())
+    result = graph.collapse(original, threshold=args.settings.collapse.thresholds())
     return advice(args.settings.collapse, original, result.report)
 
 
 def test_each_option_keeps_what_is_said_beside_it():
-    original = restored()
+    original = traced()
     first, *options, auto = advised(original, "--collapse", "0.001")
     assert first.startswith("0.0% of the parameters went") and options
     for line in options:
         option, kept = line.split("  keeps ")
         args = settings.load([*WORDS, *option.split()])
-        report = graph.collapse(original.policy, original.example_inputs, args.collapse).report
+        report = graph.collapse(original, threshold=args.collapse).report
         assert kept.startswith(f"{report.params_after / report.params_before:.1%} of")
     args = settings.load([*WORDS, *auto.partition("  keeps")[0].split()])
     assert args.collapse == "auto" and args.settings.collapse.target_params == 0.2
 
 
 def test_no_advice_where_enough_has_merged():
-    assert advised(restored(), "--collapse", "2") == []
+    assert advised(traced(), "--collapse", "2") == []
 
 
 def test_a_newcomer_is_told_how_near_a_smaller_policy_is():

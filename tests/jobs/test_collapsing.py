@@ -105,6 +105,7 @@ def test_states_that_cannot_be_recorded_are_done_without_unless_one_insists(base
     done = collapse(asked)
     assert "not calibrated, no states could be recorded: no such game" in done.text
     assert done.provenance["recorded"] == {"failed": "no such game"} and done.provenance["kl"] is None
+    assert "not calibrated" in collapse(request(base, calibrate=64, colors="faithful")).text
     for insisting in (replace(asked, insist=True), request(base, colors="activations", calibrate=64)):
         with pytest.raises(UserError, match="no such game"):
             collapse(insisting)

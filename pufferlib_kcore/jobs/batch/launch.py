@@ -38,21 +38,7 @@ def run_all(
 
     shares = share_out(jobs)
     with _caller(launcher, max(1, available_cores() // jobs), commands, slurm) as call:
-        free: SimpleQueue[list[int]] = SimpleQueue()
-        for share in shares:
-            free.put(share)
-
-        def one(command: Command) -> Outcome:
-            cores = free.get()
-            try:
-                outcome = call(command, cores)
-                remember(command, outcome)
-                return outcome
-            except Exception as error:  # a node was lost, a submission refused: the others go on
-                return Outcome(1, message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-            finally:
-                free.put(cores)
-
+        one = _on_free_cores(call, shares, remember)
         with ThreadPoolExecutor(jobs) as pool:
             futures = {pool.submit(one, command): command for command in commands}
             try:
@@ -63,6 +49,28 @@ def run_all(
                 pool.shutdown(wait=False, cancel_futures=True)
                 local.stop()
                 raise  # the pool waits for those on its way out
+
+
+def _on_free_cores(
+    call: Call, shares: Sequence[list[int]], remember: Callable[[Command, Outcome], None]
+) -> Callable[[Command], Outcome]:
+    """What runs one command on the first share of the cores that is free, and remembers its outcome."""
+    free: SimpleQueue[list[int]] = SimpleQueue()
+    for share in shares:
+        free.put(share)
+
+    def one(command: Command) -> Outcome:
+        cores = free.get()
+        try:
+            outcome = call(command, cores)
+            remember(command, outcome)
+            return outcome
+        except Exception as error:  # a node was lost, a submission refused: the others go on
+            return Outcome(1, message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        finally:
+            free.put(cores)
+
+    return one
 
 
 def share_out(jobs: int, cores: Sequence[int] | None = None) -> list[list[int]]:
