@@ -40,10 +40,12 @@ from pufferlib_kcore.jobs.worker import ignore_pynvml  # noqa: E402
 ignore_pynvml()
 
 from pufferlib_kcore import environments, graph, policies, settings  # noqa: E402
-from pufferlib_kcore.cli import train as trainer  # noqa: E402
 from pufferlib_kcore.environments import vector  # noqa: E402
 from pufferlib_kcore.graph.nested import tensors_in  # noqa: E402
 from pufferlib_kcore.graph.rebuild import solve_widths  # noqa: E402
+from pufferlib_kcore.jobs.commands import Home  # noqa: E402
+from pufferlib_kcore.jobs.training import Origin, TrainRequest  # noqa: E402
+from pufferlib_kcore.jobs.training import train as train_on  # noqa: E402
 from pufferlib_kcore.policies.restore import Restored, restore  # noqa: E402
 from pufferlib_kcore.store import Run, StateFile, provenance  # noqa: E402
 from pufferlib_kcore.text import markdown  # noqa: E402
@@ -319,12 +321,11 @@ def retrain(case: Case, run: Run, found: graph.Collapse, steps: int, task: str) 
         words = f"{TASKS[task][0]} --train.total-timesteps {steps} --train.learning-rate {rate}"
         words += f" --train.anneal-lr True --train.data-dir {folder}"
         args = settings.load(words.split())
-        start = Start(epoch, 0, optimizer)
-        status = trainer.fit(
-            trainer.Job(args.settings, folder, None, policy, case.restored.spec, start), args
-        )
-        records = Run(next(Path(folder).iterdir())).metrics()
-        if status or records[-1]["agent_steps"] < steps:
+        origin = Origin(policy=policy, spec=case.restored.spec, start=Start(epoch, 0, optimizer))
+        home = Home(data_dir=folder, vec=args.vec)
+        done = train_on(TrainRequest(settings=args.settings, home=home, root=folder, origin=origin))
+        records = done.run.metrics()
+        if not done.finished or records[-1]["agent_steps"] < steps:
             raise SystemExit(f"the retraining on {task} did not come to its end")
     mean, half = case.returns(policy, TASKS[task][2])
     return {"got": size_of(case, policy), "return": mean, "ci": half, "steps": steps}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pufferlib_kcore.jobs.recording import RecordRequest, record_states
     from pufferlib_kcore.jobs.source import FileSource, RunSource
     from pufferlib_kcore.jobs.stored import Over
+    from pufferlib_kcore.jobs.training import TrainRequest, resumed, retrained, train
 
 PLACES = {
     "AutotuneRequest": "autotuning",
@@ -41,6 +42,7 @@ PLACES = {
     "RecordRequest": "recording",
     "ReportRequest": "comparing",
     "RunSource": "source",
+    "TrainRequest": "training",
     "autotune": "autotuning",
     "collapse": "collapsing",
     "control": "controls",
@@ -51,8 +53,11 @@ PLACES = {
     "profile": "profiling",
     "record_states": "recording",
     "report": "comparing",
+    "resumed": "training",
+    "retrained": "training",
     "run_batch": "batch.run",
     "search": "merging",
+    "train": "training",
 }
 __all__ = [
     "AutotuneRequest",
@@ -68,6 +73,7 @@ __all__ = [
     "RecordRequest",
     "ReportRequest",
     "RunSource",
+    "TrainRequest",
     "autotune",
     "collapse",
     "control",
@@ -78,8 +84,11 @@ __all__ = [
     "profile",
     "record_states",
     "report",
+    "resumed",
+    "retrained",
     "run_batch",
     "search",
+    "train",
 ]
 
 

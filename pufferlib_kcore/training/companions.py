@@ -16,17 +16,18 @@ from pufferlib_kcore.training.algorithm import Algorithm
 
 
 @dataclass(frozen=True)
-class Moment:
-    """Where a training stands when a companion is called; modules, optimizers and rollout are the run's own.
+class Epoch:
+    """The end of an epoch, as a companion sees it; modules, optimizers and rollout are the run's own.
 
-    metrics: this epoch's so far, by name; rollout: what the algorithm collected, valid until the companion
-    returns, None before the first epoch. Together with other processes, companions are called in the one that
-    leads: metrics are of all, the rollout is of its own environments.
+    number: of the epochs so far, 0 before the first; metrics: this epoch's so far, by name; rollout: what the
+    algorithm collected, valid until the companion returns, None before anything is. Together with other
+    processes, companions are called in the one that leads: metrics are of all, the rollout is of its own
+    environments.
     """
 
     algorithm: Algorithm
     folder: Path  # of the run
-    epoch: int
+    number: int
     agent_steps: int
     metrics: Mapping[str, float]
     rollout: Any
@@ -62,14 +63,14 @@ class Said:
 class Companion:
     """Called after each epoch. What it goes on with after a resume is its state: tensors and plain data."""
 
-    def start(self, moment: Moment) -> None:
-        """Called once before the first epoch, after load_state_dict where there was a state to go on with.
+    def start(self, epoch: Epoch) -> None:
+        """Called once, where the run begins or goes on: after load_state_dict, if there was a state.
 
-        What draws random numbers here, and must not do so again on resume, says so in its state. Raises
-        UserError where it can do nothing for this policy.
+        Whoever draws random numbers here keeps in its state that it has. Raises UserError where it can do
+        nothing for this policy.
         """
 
-    def after(self, moment: Moment) -> Said:
+    def after(self, epoch: Epoch) -> Said:
         """What is to say of the epoch that has just been trained."""
         raise NotImplementedError
 
@@ -115,11 +116,11 @@ class Company:
                 notes.append(f"{name} begins anew: the checkpoint has no state of it")
         return sorted(notes)
 
-    def start(self, moment: Moment) -> None:
+    def start(self, epoch: Epoch) -> None:
         for name, member in self.members.items():
-            member.start(replace(moment, generator=self.generators[name]))
+            member.start(replace(epoch, generator=self.generators[name]))
 
-    def after(self, moment: Moment, check: Callable[[str], None]) -> Said:
+    def after(self, epoch: Epoch, check: Callable[[str], None]) -> Said:
         """What all say of an epoch, each hearing the metrics of those before it.
 
         check: called with the name of one that has changed something.  Raises ValueError for a metric without
@@ -128,8 +129,8 @@ class Company:
         found: dict[str, float] = {}
         changed, reasons = False, []
         for name, member in self.members.items():
-            known = {**moment.metrics, **found}
-            said = member.after(replace(moment, metrics=known, generator=self.generators[name]))
+            known = {**epoch.metrics, **found}
+            said = member.after(replace(epoch, metrics=known, generator=self.generators[name]))
             for metric in said.metrics:
                 section, _, rest = metric.partition("/")
                 if not section or not rest or metric in known:

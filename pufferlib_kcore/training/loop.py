@@ -16,14 +16,12 @@ from pufferlib_kcore.store import Facts, ModelFile, StateFile, checkpoints
 from pufferlib_kcore.training import memory
 from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.algorithm import Algorithm, Collected, Tools
-from pufferlib_kcore.training.companions import Companion, Company, Moment, Said
+from pufferlib_kcore.training.companions import Companion, Company, Epoch, Said
 from pufferlib_kcore.training.generators import get_rng, set_rng
 from pufferlib_kcore.training.layout import load_optimizer
-from pufferlib_kcore.training.metrics import keyed, mean
+from pufferlib_kcore.training.metrics import Reporter, keyed, mean
 from pufferlib_kcore.training.parallel import join_episodes
 from pufferlib_kcore.training.rollout import Interrupted
-
-Reporter = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class Loop:
         first = self.together.rank * self.vec.num_envs
         self.vec.reset((self.tools.seed, self.agent_steps), first)  # a resumed run plays new episodes
         if self.company:
-            self.together.first(lambda: self.company.start(self._moment({}, None)))
+            self.together.first(lambda: self.company.start(self._epoch_end({}, None)))
         alone = self.together.size == 1  # together, all stop after the same epoch
         while self.agent_steps < total and not self.together.any(stop()) and self.reason is None:
             began, left = time.perf_counter(), 1 - self.agent_steps / total
@@ -205,7 +203,7 @@ class Loop:
             return {}
         with self.tools.clock("companions"):
             said: Said = self.together.first(
-                lambda: self.company.after(self._moment(metrics, rollout), self._check_change)
+                lambda: self.company.after(self._epoch_end(metrics, rollout), self._check_change)
             )
             if said.changed:
                 self.algorithm.changed()
@@ -215,8 +213,8 @@ class Loop:
         self.reason = said.stop
         return said.metrics
 
-    def _moment(self, metrics: dict[str, float], rollout: Any) -> Moment:
-        return Moment(
+    def _epoch_end(self, metrics: dict[str, float], rollout: Any) -> Epoch:
+        return Epoch(
             self.algorithm,
             self.run.path,
             self.epoch,

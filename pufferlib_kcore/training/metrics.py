@@ -7,10 +7,11 @@ that is not in the table below goes by its own name wherever it is written or sh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Record = Mapping[str, Any]
+Reporter = Callable[[Record], None]
 
 LINE = {  # what the plain line shows, in its order: a metric's name and its key
     "overview/epoch": "epoch",

@@ -6,11 +6,12 @@ import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.training.metrics import KEYS, LINE, Record, known
+from pufferlib_kcore.training.metrics import KEYS, LINE, Record, Reporter, known
 
 
 def plain_line(record: Record) -> str:
@@ -155,23 +156,33 @@ def duration(seconds: float) -> str:
 
 def reporter(
     path: Path, header: str, total_timesteps: int, clock
-) -> tuple[list[Callable[[Record], None]], Callable]:
+) -> tuple[list[Reporter], Callable[[], None]]:
     """What a run reports to: log.out always, and the terminal or a redirected stdout.  -> reporters, close"""
     on_terminal = sys.stdout.isatty()
-    reporters: list[Callable[[Record], None]] = [PlainLog(path, header, echo=not on_terminal)]
+    reporters: list[Reporter] = [PlainLog(path, header, echo=not on_terminal)]
     if not on_terminal:
         return reporters, lambda: None
     dashboard = Dashboard(header, total_timesteps, clock)
     return [*reporters, dashboard], dashboard.close
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """Where a run is to be followed, beside its own files."""
+
+    kind: Literal["wandb", "tensorboard"] | None = None
+    project: str = "pufferlib_kcore"
+    group: str | None = None
+    entity: str | None = None
+
+
 def tracker(
-    kind: str | None, name: str, folder: Path, config: Record, project: str, group: str | None, entity=None
-):
+    tracking: Tracking, name: str, folder: Path, config: dict[str, Any]
+) -> tuple[Reporter, Callable[[], Any]] | None:
     """W&B (offline unless a key is set) or TensorBoard under the run's name.  -> reporter, close; or None"""
-    if kind is None:
+    if tracking.kind is None:
         return None
-    return (_wandb if kind == "wandb" else _tensorboard)(name, folder, config, project, group, entity)
+    return (_wandb if tracking.kind == "wandb" else _tensorboard)(tracking, name, folder, config)
 
 
 def tracked(record: Record) -> dict[str, float]:
@@ -183,7 +194,7 @@ def tracked(record: Record) -> dict[str, float]:
     }
 
 
-def _tensorboard(name, folder, config, project, group, entity):
+def _tensorboard(tracking: Tracking, name: str, folder: Path, config: dict[str, Any]):
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / "tensorboard"))
@@ -197,7 +208,7 @@ def _tensorboard(name, folder, config, project, group, entity):
     return report, writer.close
 
 
-def _wandb(name, folder, config, project, group, entity):
+def _wandb(tracking: Tracking, name: str, folder: Path, config: dict[str, Any]):
     import os
 
     try:
@@ -208,9 +219,9 @@ def _wandb(name, folder, config, project, group, entity):
         ) from None
     online = bool(os.environ.get("WANDB_API_KEY")) or os.environ.get("WANDB_MODE") == "online"
     run = wandb.init(
-        project=project,
-        group=group,
-        entity=entity,
+        project=tracking.project,
+        group=tracking.group,
+        entity=tracking.entity,
         name=name,
         id=name,
         resume="allow",

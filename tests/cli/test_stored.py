@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pufferlib_kcore import cli, settings, store
-from pufferlib_kcore.cli.train import resumed
+from pufferlib_kcore.cli.train import train_request
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.jobs import stored
 from pufferlib_kcore.store import checkpoints
@@ -192,12 +192,12 @@ def test_settings_that_would_build_another_policy_give_way_to_the_one_that_is_tr
     config["settings"]["policy"]["hidden_size"] = 128  # as an earlier version let it be written
     (run.path / "config.json").write_text(json.dumps(config))
     args = settings.load([*GO_ON, "--train.data-dir", str(root)])
-    assert resumed(run, args).settings.policy == {"hidden_size": 64}
+    assert train_request(args).settings.policy == {"hidden_size": 64}
     (run.path / "config.json").unlink()
     args = settings.load(
         [*GO_ON, "--env", "cartpole", "--base.rnn-name", "None", "--train.data-dir", str(root)]
     )
-    found = resumed(run, args).settings
+    found = train_request(args).settings
     assert (found.policy, found.base.env_name) == ({"hidden_size": 64}, "cartpole")
 
 

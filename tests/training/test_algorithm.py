@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
+from company import SIX, Jolts, end, same
 from replay import Replay
-from test_companions import SIX, Jolts, end, same
 from worlds import Laps, loop, resumed, tiny_policy
 
 from pufferlib_kcore.errors import UserError
@@ -22,11 +22,11 @@ OTHER = {"algorithm": Replay, **SIX}
 class Stirs(Jolts):
     """Jolts whose optimizer has no moments to halve, and whose rollout is a buffer."""
 
-    def after(self, moment):
-        self.walk += torch.randn(3, generator=moment.generator) + moment.rollout.mean()
+    def after(self, epoch):
+        self.walk += torch.randn(3, generator=epoch.generator) + epoch.rollout.mean()
         with torch.no_grad():
-            for p in moment.policy.parameters():
-                p += 0.01 * torch.randn(p.shape, generator=moment.generator)
+            for p in epoch.policy.parameters():
+                p += 0.01 * torch.randn(p.shape, generator=epoch.generator)
         return self.told(float(self.walk.sum()))
 
 

@@ -2,9 +2,9 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
+from company import SIX, Jolts, Tells, end, same
 from worlds import Laps, loop, resumed, tiny_policy, weights
 
 from pufferlib_kcore.errors import UserError
@@ -12,54 +12,6 @@ from pufferlib_kcore.store import StateFile
 from pufferlib_kcore.training import companions, reporting
 from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.companions import Companion, Said
-
-CLOCKS = ("SPS", "uptime", "wall_time")
-SIX = {"total_timesteps": 64 * 6, "checkpoint_interval": 3}
-
-
-class Jolts(Companion):
-    """Moves weights and moments at random, with the loop's generator and one of its own; keeps a walk."""
-
-    def __init__(self, size=0.01):
-        self.size, self.random, self.walk, self.starts = size, np.random.default_rng(5), torch.zeros(3), 0
-
-    def start(self, moment):
-        self.starts += 1
-
-    def after(self, moment):
-        self.walk += torch.randn(3, generator=moment.generator)
-        shift = self.size * (
-            float(self.walk.sum()) + self.random.normal() + float(moment.rollout.rewards.sum())
-        )
-        with torch.no_grad():
-            for p in moment.policy.parameters():
-                p += shift * torch.randn(p.shape, generator=moment.generator)
-                moment.optimizer.state[p]["exp_avg"].mul_(0.5)
-        return self.told(shift)
-
-    def told(self, shift):
-        return Said({"jolts/shift": shift}, changed=True)
-
-    def state_dict(self):
-        state = self.random.bit_generator.state["state"]
-        return {"walk": self.walk, "random": {name: str(value) for name, value in state.items()}}
-
-    def load_state_dict(self, state):
-        self.walk = state["walk"]
-        whole = self.random.bit_generator.state
-        whole["state"] = {name: int(value) for name, value in state["random"].items()}
-        self.random.bit_generator.state = whole
-
-
-class Tells(Companion):
-    """Says the same after each epoch."""
-
-    def __init__(self, *said):
-        self.said, self.heard = list(said), []
-
-    def after(self, moment):
-        self.heard.append(dict(moment.metrics))
-        return self.said.pop(0) if self.said else Said()
 
 
 def laps(folder, **more):
@@ -70,24 +22,6 @@ def laps(folder, **more):
 def on(folder, **more):
     vec = Laps()
     return resumed(folder, vec, tiny_policy(vec, seed=99), 3, **SIX, **more)
-
-
-def end(trainer):
-    """All that a run ends with: weights, moments, companions' states, random numbers, and records."""
-    state = StateFile.load(trainer.run.state_path(6))
-    moments = [m for _, ms in sorted(state.optimizer["state"].items()) for m in ms.values()]
-    records = [{k: v for k, v in r.items() if k not in CLOCKS} for r in trainer.run.metrics()]
-    return weights(trainer.policy), moments, state.companions, state.rng, records
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 def test_six_epochs_are_three_and_three_more_bit_by_bit(tmp_path):
@@ -173,9 +107,9 @@ def test_one_that_asks_to_stop_is_heeded_after_the_epoch_and_all_is_saved(tmp_pa
 
 def test_numbers_that_are_not_finite_are_laid_to_the_companion_and_not_saved(tmp_path):
     class Spoils(Companion):
-        def after(self, moment):
+        def after(self, epoch):
             with torch.no_grad():
-                next(moment.policy.parameters()).fill_(math.nan)
+                next(epoch.policy.parameters()).fill_(math.nan)
             return Said(changed=True)
 
     trainer = laps(
@@ -189,8 +123,8 @@ def test_numbers_that_are_not_finite_are_laid_to_the_companion_and_not_saved(tmp
 
 def test_a_parameter_that_is_replaced_is_refused_since_the_optimizer_would_not_know_it(tmp_path):
     class Replaces(Companion):
-        def after(self, moment):
-            core = moment.policy.policy
+        def after(self, epoch):
+            core = epoch.policy.policy
             core.encoder.weight = torch.nn.Parameter(core.encoder.weight.detach().clone())
             return Said(changed=True)
 
@@ -204,10 +138,10 @@ def test_what_was_changed_is_laid_out_for_the_optimizer_again(tmp_path):
     """Fused Adam takes memory as it lies, and a companion may leave a tensor that lies otherwise."""
 
     class Copies(Companion):
-        def after(self, moment):
-            p = moment.policy.extra.weight
+        def after(self, epoch):
+            p = epoch.policy.extra.weight
             p.data = p.detach().contiguous(memory_format=torch.contiguous_format)
-            moment.optimizer.state[p] = {"exp_avg": p.detach().clone()}
+            epoch.optimizer.state[p] = {"exp_avg": p.detach().clone()}
             return Said(changed=True)
 
     vec = Laps()
@@ -223,8 +157,8 @@ def test_what_was_changed_is_laid_out_for_the_optimizer_again(tmp_path):
 
 def test_one_that_can_do_nothing_says_so_before_anything_is_trained(tmp_path):
     class Refuses(Companion):
-        def start(self, moment):
-            assert moment.rollout is None and moment.epoch == 0 and moment.folder == tmp_path / "run"
+        def start(self, epoch):
+            assert epoch.rollout is None and epoch.number == 0 and epoch.folder == tmp_path / "run"
             raise UserError("this policy cannot be colored")
 
     trainer = laps(tmp_path, companions={"refuses": Refuses()})

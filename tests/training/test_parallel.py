@@ -82,13 +82,13 @@ def test_two_processes_learn_what_one_learns_from_all_steps(tmp_path, here):
 class Moves(Companion):
     """Moves weights and moments, in the process that leads; asks to stop after two epochs."""
 
-    def after(self, moment):
+    def after(self, epoch):
         with torch.no_grad():
-            for p in moment.policy.parameters():
-                p.data = p + torch.randn(p.shape, generator=moment.generator)
-                moment.optimizer.state[p]["exp_avg"] = torch.randn(p.shape, generator=moment.generator)
+            for p in epoch.policy.parameters():
+                p.data = p + torch.randn(p.shape, generator=epoch.generator)
+                epoch.optimizer.state[p]["exp_avg"] = torch.randn(p.shape, generator=epoch.generator)
         return Said(
-            {"moves/heard": moment.metrics["environment/score"]}, True, "moved" if moment.epoch == 2 else None
+            {"moves/heard": epoch.metrics["environment/score"]}, True, "moved" if epoch.number == 2 else None
         )
 
 
