@@ -106,13 +106,15 @@ def most_allocated(work: Any) -> int:
 
 
 def training(words: list[str], keep: bool) -> dict[str, Any]:
-    """Train by the command line.  keep: freed memory, as the trainer does
+    """Train as the command line does.  keep: freed memory, as the trainer does
 
     -> peak, after (what the process held, and its peak, as parts of the first epochs ended), workers
     """
     import psutil
 
-    from pufferlib_kcore import cli
+    from pufferlib_kcore import settings
+    from pufferlib_kcore.jobs.commands import Home
+    from pufferlib_kcore.jobs.training import TrainRequest, train
     from pufferlib_kcore.training import memory
     from pufferlib_kcore.training.loop import Loop
 
@@ -136,9 +138,9 @@ def training(words: list[str], keep: bool) -> dict[str, Any]:
     if not keep:
         memory.keep_freed = lambda: None
     after["imports"] = {"held": status("VmRSS"), "peak": status("VmHWM")}
-    code = cli.main(["--env", "beam_rider", *words])
-    if code:
-        sys.exit(code)
+    args = settings.load(["--env", "beam_rider", *words])
+    root = args.settings.train.data_dir
+    train(TrainRequest(settings=args.settings, home=Home(data_dir=root, vec=args.vec), root=root))
     return {"peak": status("VmHWM"), "after": after, "workers": workers}
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -74,6 +75,45 @@ def test_imports_point_down(path):
     assert complaints(room_of(path), path.read_text(), package) == []
 
 
+STARTS = {"demo.py", "tools/kcore.py", "tools/run.py"}  # the programs, each a few lines long
+SCRIPTS = [*ROOT.glob("*.py"), *ROOT.glob("*.ipynb"), *ROOT.glob("benchmarks/*.py"), *ROOT.glob("tools/*.py")]
+
+
+def code_of(path: Path) -> str:
+    if path.suffix == ".py":
+        return path.read_text()
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    lines = "\n".join("".join(cell["source"]) for cell in cells).splitlines()
+    return "\n".join(line for line in lines if not line.startswith("%"))
+
+
+@pytest.mark.parametrize("path", sorted(SCRIPTS), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_command_line_is_imported_by_the_programs_that_start_it_alone(path):
+    uses = any(name.startswith(f"{PACKAGE}.cli") for name in imported(code_of(path), ""))
+    assert uses == (str(path.relative_to(ROOT)) in STARTS)
+    assert not uses or len(path.read_text().splitlines()) < 30
+
+
+LONGEST = 40  # lines of a function
+SHORT = [path for path in MODULES if room_of(path) in ("cli", "jobs")]
+
+
+def long_functions(source: str) -> list[str]:
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    return [f.name for f in functions if f.end_lineno is None or f.end_lineno - f.lineno + 1 > LONGEST]
+
+
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: str(path.relative_to(ROOT / PACKAGE)))
+def test_what_programs_do_is_said_in_short_functions(path):
+    assert long_functions(path.read_text()) == []
+
+
+def test_a_long_function_is_seen_also_inside_another():
+    body = "        x = 1\n" * LONGEST
+    assert long_functions(f"class A:\n    def f(self):\n{body}") == ["f"]
+    assert long_functions("def f():\n" + "    x = 1\n" * (LONGEST - 1)) == []
+
+
 @pytest.mark.parametrize(
     "room, line",
     [
@@ -92,6 +132,9 @@ def test_imports_point_down(path):
         ("settings", "from pufferlib_kcore.registry import Registry"),
         ("registry", "from pufferlib_kcore import store"),
         ("policies", "from pufferlib_kcore.cli import main"),
+        ("jobs", "from pufferlib_kcore.cli import main"),
+        ("jobs", "from ..cli import found"),
+        ("training", "from pufferlib_kcore.jobs import collapse"),
         ("jobs", "from pufferlib_kcore.cli import main"),
         ("analysis", "from pufferlib_kcore.jobs import batch"),
     ],
