@@ -27,8 +27,8 @@ class ScaledRewards(gymnasium.Wrapper):
         self.scale, self.clip = float(scale), clip
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
-        observation, reward, *rest = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
         reward = float(reward) * self.scale
         if self.clip is not None:
             reward = min(max(reward, -self.clip), self.clip)
-        return observation, reward, *rest
+        return observation, reward, terminated, truncated, info

@@ -33,7 +33,10 @@ class Multiprocessing:
         self.turns = Turns(len(self.groups))
         self.each = each = self.num_envs // num_workers
         spaces = self.single_observation_space, self.single_action_space
-        self.shared, self.wires = Shared(num_workers, each, *spaces), [Wire() for _ in range(num_workers)]
+        self.shared = Shared.made(num_workers, each, *spaces)
+        self.wires = [Wire() for _ in range(num_workers)]
+        self.workers = [slice(ids[0] // each, ids[-1] // each + 1) for ids in self.groups]
+        self.views = [self.shared.of(workers) for workers in self.workers]
         self.processes: list = []
         try:
             desk = Desk(self.wires)
@@ -68,19 +71,17 @@ class Multiprocessing:
         """Wait for the group's workers.  Raises WorkerDied with the worker's traceback or last words."""
         self.turns.take(group, "recv", then="send")
         infos = self._answers(group)
-        workers, shared = self._workers(group), self.shared
-        views = shared.observations, shared.rewards, shared.terminals, shared.truncations
-        obs, rewards, terminals, truncations = (view[workers].reshape(-1, *view.shape[2:]) for view in views)
-        return Batch(obs, rewards, terminals, truncations, infos, self.groups[group])
+        views = self.views[group]
+        return Batch(
+            views.observations, views.rewards, views.terminals, views.truncations, infos, self.groups[group]
+        )
 
     def send(self, group: int, actions: np.ndarray) -> None:
         """Start the group's next step.  actions: (B, *action)"""
         actions = as_actions(actions, len(self.groups[group]), self.single_action_space)
         self.turns.take(group, "send", then="recv")
-        workers = self._workers(group)
-        mine = self.shared.actions[workers]
-        mine[:] = actions.reshape(mine.shape)
-        for wire in self.wires[workers]:
+        self.views[group].actions[:] = actions
+        for wire in self.wires[self.workers[group]]:
             wire.wake(STEP)
 
     def close(self) -> None:
@@ -88,15 +89,10 @@ class Multiprocessing:
         self.turns.close()
         self._stop()
 
-    def _workers(self, group: int) -> slice:
-        ids = self.groups[group]
-        return slice(ids[0] // self.each, ids[-1] // self.each + 1)
-
     def _answers(self, group: int) -> list[dict]:
         """Wait for each worker of the group; the infos of episodes that ended."""
         infos: list[dict] = []
-        workers = self._workers(group)
-        for worker in range(workers.start, workers.stop):
+        for worker in range(self.workers[group].start, self.workers[group].stop):
             try:
                 code, message = self.wires[worker].hear()
             except EOFError:

@@ -1,5 +1,7 @@
 """A worker process: steps its envs when woken, sleeps otherwise, and never outlives the main process."""
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import faulthandler
@@ -14,12 +16,12 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from typing import Any
 
 import numpy as np
 import threadpoolctl
-from pufferlib import namespace
 from pufferlib.vector import CLOSE, INFO, MAIN, RESET, Serial
 
 from pufferlib_kcore.environments.contract import as_actions
@@ -112,19 +114,40 @@ class Desk:
         return wire
 
 
+@dataclass(frozen=True)
 class Shared:
     """What the main process and its workers both see, as arrays (workers, envs of each, ..)."""
 
-    def __init__(self, workers: int, each: int, observation: Any, action: Any):
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminals: np.ndarray
+    truncations: np.ndarray
+    masks: np.ndarray
+    seeds: np.ndarray
+
+    @classmethod
+    def made(cls, workers: int, each: int, observation: Any, action: Any) -> Shared:
+        """Zeros in memory that a fork shares, for these spaces."""
+
         def array(dtype: Any, *shape: int) -> np.ndarray:
-            """Zeros in memory that a fork shares."""
             size = workers * each * math.prod(shape) * np.dtype(dtype).itemsize
             return np.frombuffer(mmap.mmap(-1, size), dtype).reshape(workers, each, *shape)
 
-        self.observations = array(observation.dtype, *observation.shape)
-        self.actions = array(as_actions(np.zeros((0, *action.shape)), 0, action).dtype, *action.shape)
-        self.rewards, self.seeds = array(np.float32), array(np.int64)
-        self.terminals, self.truncations, self.masks = (array(bool) for _ in range(3))
+        return cls(
+            observations=array(observation.dtype, *observation.shape),
+            actions=array(as_actions(np.zeros((0, *action.shape)), 0, action).dtype, *action.shape),
+            rewards=array(np.float32),
+            terminals=array(bool),
+            truncations=array(bool),
+            masks=array(bool),
+            seeds=array(np.int64),
+        )
+
+    def of(self, workers: slice) -> Shared:
+        """Views of the part that belongs to some workers, env by env: (envs, ..)"""
+        parts = {name: array[workers] for name, array in vars(self).items()}
+        return Shared(**{name: part.reshape(-1, *part.shape[2:]) for name, part in parts.items()})
 
 
 def work(desk: Desk, creators: list[Callable], shared: Shared, worker: int) -> None:
@@ -133,13 +156,13 @@ def work(desk: Desk, creators: list[Callable], shared: Shared, worker: int) -> N
     try:
         none: list = [[]] * len(creators)
         envs = Serial(creators, none, [{}] * len(creators), len(creators))
-        buffers = ("observations", "rewards", "terminals", "truncations", "masks")
-        envs._assign_buffers(namespace(**{name: getattr(shared, name)[worker] for name in buffers}))
+        mine = shared.of(slice(worker, worker + 1))
+        envs._assign_buffers(mine)
         while (command := wire.sleep()) != CLOSE:
             if command == RESET:
-                *_, infos = envs.reset(seed=shared.seeds[worker].tolist())
+                *_, infos = envs.reset(seed=mine.seeds.tolist())
             else:
-                *_, infos = envs.step(shared.actions[worker])
+                *_, infos = envs.step(mine.actions)
             wire.say(INFO if infos else MAIN, infos)
             if os.fstat(1).st_size > OUTPUT_LIMIT:
                 os.ftruncate(1, 0)
