@@ -5,18 +5,23 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 
 from pufferlib_kcore import graph
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.graph.rebuild import parameters_at
 from pufferlib_kcore.jobs import stored, worker
 from pufferlib_kcore.jobs.progress import Watch, counted, unwatched
 from pufferlib_kcore.policies.restore import restore
-from pufferlib_kcore.store import Count, FiberHistory, SpaceCount, checkpoints, runs
+from pufferlib_kcore.store import Count, FiberHistory, ModelFile, SpaceCount, checkpoints, runs
 
 Thresholds = float | dict[str, float]
+Files = Sequence[tuple[int, Path]]  # epochs and their checkpoints
 WORTH = 10.0  # seconds of coloring for which workers, who take some to start, are worth it
+STRETCH = 4  # checkpoints that a worker colors with one trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +49,9 @@ def fibers_over_time(request: FibersRequest, watch: Watch = unwatched) -> FiberH
         for count in FiberHistory.known(path, thresholds)
         if count.digest == digests.get(count.epoch)
     }
-    missing = [(epoch, str(file), thresholds) for epoch, file in files.items() if epoch not in known]
-    for count in counted(
-        _colored(missing, request.processes), len(missing), f"coloring {len(missing)} checkpoints", watch
-    ):
+    missing = [(epoch, file) for epoch, file in files.items() if epoch not in known]
+    found = _colored(missing, request)
+    for count in counted(found, len(missing), f"coloring {len(missing)} checkpoints", watch):
         known[count.epoch] = replace(count, digest=digests[count.epoch])
     counts = [known[epoch] for epoch in files]
     for count in counts:
@@ -61,21 +65,29 @@ def fibers_over_time(request: FibersRequest, watch: Watch = unwatched) -> FiberH
     return history
 
 
-def color(job: tuple[int, str, Thresholds]) -> Count:
-    """One checkpoint's fibers."""
-    epoch, path, thresholds = job
-    restored = restore(path)
-    result = graph.collapse(restored.policy, restored.example_inputs, thresholds)
+def color(epoch: int, traced: graph.Traced, file: ModelFile, thresholds: Thresholds) -> Count:
+    """One checkpoint's fibers, by coloring alone: also where the policy's code could not run with so few."""
+    widths = traced.color(thresholds).widths
     return Count(
         epoch=epoch,
-        env=stored.trained_on(restored.file),
-        spaces={
-            name: SpaceCount(result.kinds[name], len(labels), int(labels.max()) + 1)
-            for name, labels in result.fibers.items()
-        },
-        params=result.report.params_before,
-        params_collapsed=result.report.params_after,
+        env=stored.trained_on(file),
+        spaces={s.name: SpaceCount(s.kind, s.units, widths[s.name]) for s in traced.network.spaces},
+        params=parameters_at(traced.policy, traced.network, {}),
+        params_collapsed=parameters_at(traced.policy, traced.network, widths),
     )
+
+
+def color_each(files: Files, thresholds: Thresholds) -> Iterator[Count]:
+    """The fibers of one checkpoint after the other; one trace for all in a row that have a policy's shapes.
+
+    Not where its weights may have decided what it did when it was traced.
+    """
+    restored = traced = None
+    for epoch, path in files:
+        restored = restore(path, before=restored)
+        if traced is None or traced.policy is not restored.policy or traced.network.branches:
+            traced = graph.trace(restored.policy, restored.example_inputs)
+        yield color(epoch, traced, restored.file, thresholds)
 
 
 def table(history: FiberHistory) -> str:
@@ -88,17 +100,22 @@ def table(history: FiberHistory) -> str:
     return "\n".join(lines)
 
 
-def _colored(jobs: list, processes: int | None) -> Iterator[Count]:
-    """The first job is done here; the rest in workers, where by its time they are worth their start."""
-    if not jobs:
-        return
-    started, rest = time.monotonic(), jobs[1:]
-    first = color(jobs[0])
-    left = len(rest) * (time.monotonic() - started)
-    yield first
-    cores = min(processes or len(os.sched_getaffinity(0)), len(rest))
-    if cores <= 1 or left < WORTH:
-        yield from map(color, rest)
+def _colored(files: Files, request: FibersRequest) -> Iterator[Count]:
+    """Two are done here; the rest in workers, where by the second one's time they are worth their start."""
+    here = color_each(files, request.thresholds)
+    yield from islice(here, 1)
+    started = time.monotonic()
+    yield from islice(here, 1)
+    seconds, rest = time.monotonic() - started, files[2:]
+    cores = min(request.processes or len(os.sched_getaffinity(0)), len(rest))
+    if cores <= 1 or seconds * len(rest) < WORTH:
+        yield from here
         return
     with multiprocessing.get_context("spawn").Pool(cores, initializer=worker.start) as pool:
-        yield from pool.imap_unordered(color, rest)
+        some = [(rest[i : i + STRETCH], request.thresholds) for i in range(0, len(rest), STRETCH)]
+        for counts in pool.imap_unordered(_stretch, some):
+            yield from counts
+
+
+def _stretch(job: tuple[Files, Thresholds]) -> list[Count]:
+    return list(color_each(*job))

@@ -1,5 +1,7 @@
 """Restore: from a model checkpoint to its policy, at whatever sizes its parameters have."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +37,24 @@ class Restored:
         return example_inputs(self.spec, batch, seed, getattr(self.policy, "hidden_size", None))
 
 
-def restore(path: str | Path, foreign: Callable[[], dict[str, Any]] | None = None) -> Restored:
+def restore(
+    path: str | Path,
+    foreign: Callable[[], dict[str, Any]] | None = None,
+    before: Restored | None = None,
+) -> Restored:
     """The policy of a model checkpoint: built at full size by its name, resized, filled.
 
     foreign: only for a file whose maker is trusted, since loading it can run code: describes the policy (a
         spec) of a pickled module, such as PufferLib 2.0's own checkpoints are.
+    before: another checkpoint, done with: where it has the same policy in the same shapes, that one is filled
+        with these weights, and nothing is built
     Raises UserError where the file is no model checkpoint, or its weights do not fit the policy it names.
     """
     made = None if foreign is None else lambda module: imported(module, foreign(), Path(path))
     file = ModelFile.load(path, made)
+    if before is not None and (before.spec, before.file.shapes) == (file.policy, file.shapes):
+        fill(before.policy, file.policy, file.state_dict, str(path))
+        return Restored(before.policy, file)
     return Restored(refill(file.policy, file.state_dict, str(path)), file)
 
 
@@ -62,7 +73,6 @@ def refill(spec: dict[str, Any], state_dict: Mapping[str, Tensor], source: str) 
     Raises UserError for weights that do not fit; of those Unfit for NaN, and infinity but in masks.
     """
     policy = build(spec)
-    checkpoints.check_numbers(source, state_dict, checkpoints.masks_of(policy))
     own = {name: tuple(tensor.shape) for name, tensor in policy.state_dict().items()}
     wanted = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     if own.keys() != wanted.keys():
@@ -72,9 +82,15 @@ def refill(spec: dict[str, Any], state_dict: Mapping[str, Tensor], source: str) 
         )
     if own != wanted:
         policy = graph.resize(policy, wanted, example_inputs(spec))
+    fill(policy, spec, state_dict, source)
+    return policy
+
+
+def fill(policy: nn.Module, spec: dict[str, Any], state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Load weights into a policy of their shapes.  Edits `policy`; raises as `refill`"""
+    checkpoints.check_numbers(source, state_dict, checkpoints.masks_of(policy))
     try:
         policy.load_state_dict(state_dict)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source} does not fit the policy {spec['name']} that it names: {reason}") from None
-    return policy

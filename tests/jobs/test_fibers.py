@@ -3,16 +3,18 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
 import pytest
 import torch
 
-from pufferlib_kcore import store
+from pufferlib_kcore import graph, store
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.jobs import fibers
 from pufferlib_kcore.policies import build, spec_from
+from pufferlib_kcore.policies.restore import restore
 
 BOX = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
 
@@ -43,9 +45,9 @@ def counted(run, monkeypatch):
     """counted() -> fibers of the encoder at each checkpoint, and which epochs had to be colored"""
     colored = []
 
-    def color(job, original=fibers.color):
-        colored.append(job[0])
-        return original(job)
+    def color(epoch, *more, original=fibers.color):
+        colored.append(epoch)
+        return original(epoch, *more)
 
     monkeypatch.setattr(fibers, "color", color)
 
@@ -106,3 +108,52 @@ def test_a_checkpoint_of_another_architecture_is_one_sentence(run):
     with pytest.raises(UserError, match="model_000002.pt is of another architecture than model_000003.pt"):
         fibers.fibers_over_time(fibers.FibersRequest(run=run, thresholds=0.0, processes=1))
     assert not (run.history_path).exists()
+
+
+@pytest.mark.parametrize("rnn", [None, "Recurrent"])
+@pytest.mark.parametrize("thresholds", [0.0, 0.9, {"linear": 0.3, "lstm": 1.1}])
+def test_what_is_counted_is_what_a_collapse_leaves(run, rnn, thresholds):
+    """Though nothing is collapsed; some are of other widths than those before them."""
+    for epoch in (1, 2, 3):
+        write(run, epoch, 2 * epoch, rnn)
+    smaller = restore(run.model_path(2))
+    collapsed = graph.collapse(smaller.policy, smaller.example_inputs, 1.0).policy
+    for epoch in (4, 5):
+        replace(smaller.file, state_dict=collapsed.state_dict(), epoch=epoch).save(run.model_path(epoch))
+    history = fibers.fibers_over_time(fibers.FibersRequest(run=run, thresholds=thresholds, processes=1))
+    assert [count.epoch for count in history.counts] == [1, 2, 3, 4, 5]
+    for count in history.counts:
+        original = restore(run.model_path(count.epoch))
+        whole = graph.collapse(original.policy, original.example_inputs, thresholds)
+        assert {name: s.fibers for name, s in count.spaces.items()} == whole.widths
+        assert {name: s.units for name, s in count.spaces.items()} == {
+            n: len(f) for n, f in whole.fibers.items()
+        }
+        assert {name: s.kind for name, s in count.spaces.items()} == whole.kinds
+        report = whole.report
+        assert (count.params, count.params_collapsed) == (report.params_before, report.params_after)
+
+
+def test_one_trace_serves_checkpoints_of_one_shape(run, monkeypatch):
+    traced = []
+
+    def trace(*given, original=graph.trace):
+        traced.append(given)
+        return original(*given)
+
+    monkeypatch.setattr(graph, "trace", trace)
+    files = [(epoch, run.model_path(epoch)) for epoch in (1, 2, 3)]
+    counts = list(fibers.color_each(files, 0.0))
+    assert len(traced) == 1 and [count.spaces["encoder"].fibers for count in counts] == [7, 5, 3]
+    write(run, 2, 0, "Recurrent")
+    assert [*fibers.color_each(files, 0.0)][2] == counts[2] and len(traced) == 4
+
+
+def test_workers_count_the_same(run, monkeypatch):
+    for epoch in range(4, 12):
+        write(run, epoch, epoch % 7)
+    request = fibers.FibersRequest(run=run, thresholds=0.5, processes=2)
+    here = fibers.fibers_over_time(replace(request, processes=1))
+    run.history_path.unlink()
+    monkeypatch.setattr(fibers, "WORTH", 0.0)
+    assert fibers.fibers_over_time(request).counts == here.counts
