@@ -141,20 +141,22 @@ def play(
     autocast: Callable[[], Any] = contextlib.nullcontext,
     watch: Callable[[int], None] = lambda step: None,
 ) -> Played:
-    """Play from fresh episodes on: until all N environments finished their share of `episodes`, or T `steps`.
+    """Play from fresh episodes on, until all N environments finished their part of `episodes`, or T `steps`.
 
     policy    an nn.Module that returns (actions, value), recurrent or not, or any function of observations
               (B, *obs) that returns its actions' distribution; `distributions.of` says what is one
     seed      of environments and actions: entropy, as in `environments.seeds`. Policies that are played with
               one seed meet the same environments (common random numbers)
     episodes  counted is the same number from each environment, so that short ones do not crowd in: the first
-              ceil(episodes / N) of each. Else, with `steps`, all that finish
+              ceil(episodes / N) of each. With `steps` alone, all that finish
     keep      fields of Moment, from every step; that of an episode's end is a dummy, whose action is ignored
     greedy    take the most likely actions instead of drawing them
     autocast  under which the policy acts (`precision.autocast`)
     watch     called with their number before each step, with what an episode ended with still in sight
-    Raises Diverged where a value is not finite, and ValueError where there are none to keep.
+    Raises Diverged where a value is not finite, ValueError where there are none to keep, or no end is named.
     """
+    if episodes is None and steps is None:
+        raise ValueError("play needs an end: episodes, steps or both")
     player = Player(vec, policy, None if greedy else seeds.generator(seed))
     share = None if episodes is None else -(-episodes // vec.num_envs)
     finished: list[list[tuple[float, float]]] = [[] for _ in range(vec.num_envs)]
@@ -162,7 +164,7 @@ def play(
     vec.reset(seed)
     with autocast():  # one context: the weights are cast once, not at every step
         for t in count():
-            if t == steps if share is None else min(map(len, finished)) >= share:
+            if t == steps or share is not None and min(map(len, finished)) >= share:
                 break
             watch(t)
             parts: dict[str, list] = {name: [] for name in keep}

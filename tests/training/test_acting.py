@@ -55,6 +55,14 @@ def test_in_so_many_steps_all_episodes_count_that_finish(groups):
     ]  # the 9 steps' own end would come with the 10th observation
 
 
+def test_it_ends_with_what_comes_first_and_needs_an_end():
+    vec = Countdown([2, 5])
+    assert play(uniform, vec, 0, episodes=4, steps=7).lengths.tolist() == [2, 2, 5]
+    assert play(uniform, vec, 0, episodes=2, steps=100).lengths.tolist() == [2, 5] and vec.sent == 7 + 6
+    with pytest.raises(ValueError, match="needs an end"):
+        play(uniform, vec, 0)
+
+
 def test_columns_of_a_hand_worked_episode():
     vec = Views([3, 20], truncates=[True, False])
     kept = play(uniform, vec, 0, steps=8, keep=set(Moment._fields) - {"values"}).kept
