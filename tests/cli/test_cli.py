@@ -19,8 +19,6 @@ from commands import demo, fresh, start
 from pufferlib_kcore import cli, graph, settings, store
 from pufferlib_kcore.cli import train
 from pufferlib_kcore.graph import distillation
-from pufferlib_kcore.jobs import fibers, profiling
-from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.restore import restore
 from pufferlib_kcore.store import checkpoints
 
@@ -137,39 +135,11 @@ def test_the_notebook_runs_on_a_small_run_and_is_committed_with_its_pictures(res
         assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
 
 
-def test_threshold_zero_and_thresholds_by_kind(trained):
-    for arguments, tag in (
-        (["--collapse", 0], "00"),
-        (["--collapse.linear", 0.7, "--collapse.lstm", 1], "lin07_cnn03_lstm10_crit03"),
-    ):
-        status, out, err = demo(
-            trained, "--mode", "collapse", "--exp-id", "base", "--collapse-epoch", 4, *arguments
-        )
-        assert (status, err) == (0, "")
-        folder = trained / f"experiments/base/collapsed_model_thr_{tag}_000004"
-        assert (folder / "model_000004_collapsed.pt").is_file() and (folder / "fibers.pkl").is_file()
-    zero = store.FibersFile.load(trained / "experiments/base/collapsed_model_thr_00_000004/fibers.pkl")
-    assert all(space.units == space.fibers for space in zero.spaces.values())
-
-
-def test_eval_plays_checkpoints_whole_and_collapsed(trained):
-    demo(trained, "--mode", "collapse", "--exp-id", "base", "--collapse", 1)
-    path = "experiments/base/collapsed_model_thr_10_000006/model_000006_collapsed.pt"
-    for which in (["--exp-id", "base"], ["--eval-model-path", path]):
-        status, out, err = demo(trained, "--mode", "eval", *which, "--episodes", 4)
-        assert (status, err) == (0, "") and "episodes=4" in out, (out, err)
-
-
-def test_fibers_of_every_checkpoint(trained, monkeypatch):
+def test_fibers_of_every_checkpoint(trained):
     status, out, err = demo(trained, "--mode", "fibers", "--exp-id", "base", "--collapse", 0.5)
     assert (status, err) == (0, "") and epochs(out) == [2, 4, 6]
     history = json.loads((trained / "experiments/base/fibers_over_time.json").read_text())
     assert history["epochs"] == [2, 4, 6] and history["thresholds"] == 0.5
-    (trained / "experiments/base/fibers_over_time.json").unlink()
-    monkeypatch.setattr(fibers, "WORTH", 0.0)  # worker processes for two checkpoints
-    run = store.Run.open(trained / "experiments/base")
-    again = fibers.fibers_over_time(fibers.FibersRequest(run=run, thresholds=0.5, processes=2))
-    assert again.to_dict().items() <= history.items()
 
 
 @pytest.mark.parametrize(
@@ -186,9 +156,10 @@ def test_fibers_of_every_checkpoint(trained, monkeypatch):
         (["--mode", "trian", "--env", "cartpole"], ["train"]),
     ],
 )
-def test_a_mistake_gets_one_sentence_and_loses_nothing(trained, arguments, words):
+def test_a_mistake_gets_one_sentence_and_loses_nothing(trained, arguments, words, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
     before = sorted(p for p in (trained / "experiments").rglob("*"))
-    status, out, err = demo(trained, *arguments)
+    status, err = cli.main(arguments), capsys.readouterr().err
     assert status != 0 and len(err.strip().splitlines()) == 1 and "Traceback" not in err, err
     assert all(word in err for word in words), err
     assert sorted(p for p in (trained / "experiments").rglob("*")) == before
@@ -302,31 +273,6 @@ def test_tensorboard(tmp_path):
     assert list((tmp_path / "experiments/x/tensorboard").glob("events*"))
 
 
-def test_profile_adds_up(tmp_path):
-    status, out, err = demo(tmp_path, "--mode", "profile", *SMALL)
-    assert (status, err) == (0, "")
-    rows = dict(re.findall(r"^(\w+) +([-\d.]+) ", out, re.M))
-    total = float(rows.pop("total"))
-    assert sum(map(float, rows.values())) == pytest.approx(total, abs=0.05)
-
-
-def test_profile_trains_the_policy_that_it_is_given():
-    args = settings.load(SMALL)
-    made = []
-
-    def make(world):
-        made.append(build(world.spec(args.settings)))
-        made.append({name: weights.clone() for name, weights in made[0].state_dict().items()})
-        return made[0]
-
-    measured = profiling.profile(
-        profiling.ProfileRequest(settings=args.settings, vec=args.vec, epochs=2, make=make)
-    )
-    policy, before = made
-    assert measured.wall > 0 and measured.steps == 2 * args.settings.train.batch_size
-    assert all((policy.state_dict()[name] != weights).any() for name, weights in before.items())
-
-
 def test_a_pickled_policy_of_pufferlib_needs_trust_and_then_collapses_and_trains_on(tmp_path):
     script = """
 import torch, pufferlib.cleanrl
@@ -386,22 +332,6 @@ def test_auto_collapse_is_smaller_and_nearer_than_the_published_recipe(trained):
     )
     seen = [(torch.randn(8, 20, 4, generator=torch.Generator().manual_seed(0)) * 0.1, None)]
     assert kl < graph.divergence(original.policy, recipe.policy, seen, recipe.network, recipe.merges).kl
-    code, out, err = demo(trained, "--mode", "report", "--exp-id", run.exp_id)
-    assert code == 0 and err == "", err
-
-
-def test_activations_and_no_calibration_have_their_places(trained):
-    run = store.newest_run(trained / "experiments", "cartpole")
-    common = ["--mode", "collapse", "--exp-id", run.exp_id, "--collapse", "0.1", "--collapse.epoch", "4"]
-    activations = "--collapse.colors activations --collapse.calibrate 256 --collapse.distill 3".split()
-    code, out, err = demo(trained, *common, *activations)
-    assert code == 0 and err == "", err
-    assert "recorded 256 states" in out and (run.path / "collapsed_model_act_01_000004/fibers.pkl").is_file()
-    code, out, err = demo(trained, *common, "--collapse.calibrate", "0")
-    assert code == 0 and "recorded" not in out, err
-    words = "--collapse auto --collapse.target-params 0.3 --collapse.calibrate 0".split()
-    code, out, err = demo(trained, *common[:4], *words, "--collapse.epoch", "4")
-    assert code == 0 and "made-up observations" in out and "KL" not in out, err
 
 
 @pytest.mark.parametrize(
@@ -417,10 +347,12 @@ def test_activations_and_no_calibration_have_their_places(trained):
         ("--collapse 0.3 --collapse.calibrate -1", "at least 0"),
     ],
 )
-def test_a_mistaken_budget_gets_one_sentence_and_writes_nothing(trained, words, said):
+def test_a_mistaken_budget_gets_one_sentence_and_writes_nothing(trained, words, said, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
     run = store.newest_run(trained / "experiments", "cartpole")
     before = sorted(run.path.iterdir())
-    code, out, err = demo(trained, "--mode", "collapse", "--exp-id", run.exp_id, *words.split())
+    code = cli.main(["--mode", "collapse", "--exp-id", run.exp_id, *words.split()])
+    err = capsys.readouterr().err
     assert code != 0 and said in err and len(err.splitlines()) == 1, err
     assert sorted(run.path.iterdir()) == before
 

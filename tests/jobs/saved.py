@@ -68,8 +68,9 @@ def started_from(done):
     else:
         run = store.Run.create(done.folder.path, "cartpole")
     run.write_config({"collapse": done.provenance})
-    made = store.ModelFile.load(done.folder.model_path)
-    made.save(run.new_files(done.epoch + 1, done.agent_steps + 64, 1.0)[0])
+    epoch, steps = done.epoch + 1, done.agent_steps + 64
+    run.log({"epoch": epoch, "agent_steps": steps, "episode_return": float(epoch)})
+    store.ModelFile.load(done.folder.model_path).save(run.new_files(epoch, steps, 1.0)[0])
     return run
 
 

@@ -111,6 +111,23 @@ def test_states_that_cannot_be_recorded_are_done_without_unless_one_insists(base
             collapse(insisting)
 
 
+@pytest.mark.parametrize(
+    "keys, name",
+    [
+        ({"threshold": 0}, "collapsed_model_thr_00_000002"),
+        ({"linear": 0.7, "lstm": 1}, "collapsed_model_thr_lin07_cnn00_lstm10_crit00_000002"),
+        ({"threshold": 0.1, "colors": "activations", "calibrate": 64}, "collapsed_model_act_01_000002"),
+        ({"threshold": "auto", "target_params": 0.5}, "collapsed_model_auto_params0p5_000002"),
+    ],
+)
+def test_the_folder_says_how_it_was_made(keys, name, base):
+    done = collapse(request(base, **keys))
+    assert done.folder.path == base.path / name and done.folder.model_path.is_file()
+    recorded = [line for line in done.text.splitlines() if "states to calibrate on" in line]
+    assert bool(recorded) == bool(keys.get("calibrate")) == ("KL" in done.text)
+    assert ("made-up observations" in done.text) == (keys.get("threshold") == "auto")
+
+
 def test_what_is_said_over_the_run_counts_and_what_contradicts_it_is_refused(base):
     few = Over(overrides={"train.seed": "7", "env.max_episode_steps": "9"})
     done = collapse(replace(request(base, calibrate=32), source=source(base, over=few)))

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from saved import saved_policy, source
+from saved import of_collapse, saved_policy, source
 
 from pufferlib_kcore import settings, store
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.jobs import EvaluateRequest, FileSource, Over, evaluate, world
+from pufferlib_kcore.jobs import CollapseRequest, EvaluateRequest, FileSource, Over, collapse, evaluate, world
 from pufferlib_kcore.training.acting import play
 
 
@@ -49,6 +49,12 @@ def test_a_file_alone_has_the_environment_that_it_says_and_what_is_said_over_it(
     ):
         with pytest.raises(UserError, match=said):
             alone(base.model_path(4), **over).newest()
+
+
+def test_what_a_collapse_wrote_plays_alone_as_the_original_where_only_twins_merged(base):
+    done = collapse(CollapseRequest(source=source(base), settings=of_collapse(epoch=4)))
+    whole = evaluate(EvaluateRequest(source=source(base), episodes=4)).played
+    assert same(evaluate(EvaluateRequest(source=alone(done.folder.model_path), episodes=4)).played, whole)
 
 
 def test_other_preprocessing_is_refused_by_both(base):
