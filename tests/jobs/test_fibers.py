@@ -103,14 +103,6 @@ def test_entries_that_are_not_whole_are_colored_anew(run, counted):
         assert counted() == ([7, 5, 3], [2])
 
 
-def test_worker_processes_find_the_same(run, monkeypatch):
-    alone = fibers.fibers_over_time(fibers.FibersRequest(run=run, thresholds=0.5, processes=1))
-    run.history_path.unlink()
-    monkeypatch.setattr(fibers, "WORTH", 0.0)  # two of them, for two checkpoints
-    beside = fibers.fibers_over_time(fibers.FibersRequest(run=run, thresholds=0.5, processes=2))
-    assert beside.to_dict() == alone.to_dict()
-
-
 def test_a_checkpoint_of_another_architecture_is_one_sentence(run):
     write(run, 2, 0, "Recurrent")
     with pytest.raises(UserError, match="model_000002.pt is of another architecture than model_000003.pt"):
