@@ -34,8 +34,9 @@ KEYS = {**LINE, "overview/wall_time": "wall_time"}  # in metrics.jsonl
 
 
 def keyed(record: Record) -> dict[str, Any]:
-    """A record as metrics.jsonl holds it."""
-    return {KEYS.get(name, name): value for name, value in record.items()}
+    """A record as metrics.jsonl holds it: the keys of the table first, in its order."""
+    first = {key: record[name] for name, key in KEYS.items() if name in record}
+    return {**first, **{name: value for name, value in record.items() if name not in KEYS}}
 
 
 def known(record: Record) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def test_trains_to_the_last_step_with_a_record_an_epoch_and_checkpoints_at_the_i
     kept = trainer.run.metrics()
     assert [r["epoch"] for r in kept] == [1, 2, 3, 4, 5]
     assert [epoch for epoch, _ in trainer.run.checkpoints()] == [2, 4, 5]  # the interval, and the end
-    assert set(kept[0]) == set(metrics.KEYS.values()) and set(seen[0]) == set(metrics.KEYS)
+    assert list(kept[0]) == list(metrics.KEYS.values()) and set(seen[0]) == set(metrics.KEYS)
     lrs = [r["overview/learning_rate"] for r in seen]
     assert np.allclose(lrs, [1e-3 * (1 - i / 5) for i in range(5)])  # annealed
 
@@ -62,6 +62,14 @@ def test_resuming_twice_gives_the_same_run_bit_by_bit(tmp_path):
         ends.append(weights(again.policy))
     assert again.epoch == 4 and torch.equal(*ends)
     assert not torch.equal(ends[0], weights(first.policy))
+
+
+def test_a_resumed_run_plays_new_episodes_by_the_steps_that_are_taken(tmp_path):
+    first = make(tmp_path)
+    first.fit(stop=lambda: first.epoch == 2)
+    again = resume(tmp_path, 2)
+    again.fit()
+    assert first.vec.began == ((1, 0), 0) and again.vec.began == ((1, 128), 0)
 
 
 def test_interrupted_between_checkpoints_loses_no_finished_epoch(tmp_path):

@@ -16,6 +16,7 @@ from worlds import Countdown, learner, loop, rollout, tiny_policy, weights
 from pufferlib_kcore.cli import main
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import Run
+from pufferlib_kcore.training.algorithm import Tools
 from pufferlib_kcore.training.companions import Companion, Said
 from pufferlib_kcore.training.parallel import ALONE, Group
 from pufferlib_kcore.training.rollout import Experience
@@ -110,6 +111,7 @@ def accompanied(rank, folder):
     trainer = loop(Path(folder) / str(rank), vec, policy, members, together=Group(rank, 2), **size)
     done = trainer.fit()
     assert not done and trainer.epoch == 2 and trainer.reason == "moves: moved"
+    assert vec.began == ((1, 0), 4 * rank)
     moments = [trainer.optimizer.state[p]["exp_avg"] for p in policy.parameters()]
     torch.save((weights(policy), torch.cat([m.flatten() for m in moments])), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -124,6 +126,16 @@ def test_what_a_companion_changes_in_the_first_process_all_take_over(tmp_path):
     assert not Run(tmp_path / "1/run").metrics()
     score = (4 * 3 + 2 * 7) / (4 + 2)  # four episodes of 3 steps, and two of 7, in 16 of each environment
     assert records[0]["environment/score"] == records[0]["moves/heard"] == pytest.approx(score)
+
+
+def test_each_process_draws_from_a_stream_of_its_own_that_a_resume_moves_on():
+    seeds = {}
+    for rank, steps in ((0, 0), (0, 64), (1, 0), (1, 64), (2, 0)):
+        tools = Tools(7, Group(rank, 3))
+        tools.seed_generator(steps)
+        seeds[rank, steps] = tools.generator.initial_seed()
+    assert seeds[0, 0] == seeds[0, 64] == 7, "the first one's state is in the checkpoint"
+    assert len(set(seeds.values())) == 4
 
 
 def test_what_cannot_be_shared_is_one_sentence():

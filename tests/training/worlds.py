@@ -38,6 +38,7 @@ class Countdown:
         self.bad_at, self.sent = bad_at, 0
 
     def reset(self, seed, first=0):
+        self.began = seed, first
         self.state = np.zeros((self.num_envs, 4), np.float32)
         self.state[:, 0] = np.arange(self.num_envs)
         self.rewards = np.zeros(self.num_envs, np.float32)
