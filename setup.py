@@ -22,6 +22,7 @@ setup(
         "rich-argparse>=1.4",
         "threadpoolctl>=3",
         "tensorboard>=2.11",
+        "omegaconf>=2.3,<2.5",
     ],
     extras_require={
         "mujoco": ["gymnasium>=1.1", "mujoco>=3.1"],  # through uv alone: PufferLib pins an older gymnasium

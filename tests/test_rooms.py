@@ -30,6 +30,7 @@ BELOW["cli"] = set(BELOW)
 BELOW["__init__"] = set(BELOW) - {"jobs", "cli"}
 MAY_USE_PUFFERLIB = {"environments", "policies", "training"}
 STANDARD_ONLY = set(GROUND)
+WHERE_ASKED = {"settings": {"rich_argparse", "omegaconf", "yaml"}}  # imported in the functions that need them
 
 
 def imported(source: str, package: str) -> set[str]:
@@ -56,7 +57,7 @@ def complaints(room: str, source: str, package: str) -> list[str]:
         elif first == "pufferlib" and room not in MAY_USE_PUFFERLIB:
             bad.append(f"{room} imports {name}")
         elif room in STANDARD_ONLY and first != PACKAGE:
-            if first not in sys.stdlib_module_names and first != "rich_argparse":
+            if first not in sys.stdlib_module_names and first not in WHERE_ASKED.get(room, ()):
                 bad.append(f"{room} imports {name}")
     return bad
 
@@ -128,6 +129,7 @@ def test_a_long_function_is_seen_also_inside_another():
         ("analysis", "from pufferlib import models"),
         ("cli", "import pufferlib.vector"),
         ("settings", "import numpy"),
+        ("errors", "import omegaconf"),
         ("errors", "from pufferlib_kcore import settings"),
         ("settings", "from pufferlib_kcore.registry import Registry"),
         ("registry", "from pufferlib_kcore import store"),
@@ -165,7 +167,15 @@ def test_importing_it_loads_no_pufferlib(name):
     if name in ("", ".fibration", ".graph", ".settings"):
         assert "matplotlib" not in loaded
     if name == ".settings":
-        assert not loaded & {"torch", "numpy"}
+        assert not loaded & {"torch", "numpy", *WHERE_ASKED["settings"]}
+
+
+def test_only_the_file_that_reads_yaml_imports_what_does():
+    users = {}
+    for path in (ROOT / PACKAGE).rglob("*.py"):
+        for name in imported(path.read_text(), PACKAGE):
+            users.setdefault(name.partition(".")[0], set()).add(path.name)
+    assert users["omegaconf"] == users["yaml"] == {"studies.py"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.layers import Schema, environments, unknown
 from pufferlib_kcore.settings.resolve import fitting, flag, from_plain, resolve
 from pufferlib_kcore.settings.sections import SECTIONS, SHORT, SIZES, Settings
-from pufferlib_kcore.settings.uses import check_auto, check_use
+from pufferlib_kcore.settings.studies import is_study, read_study
+from pufferlib_kcore.settings.uses import check_auto, check_use, uses
 from pufferlib_kcore.settings.values import describe, read, run_name
 
 MODES = {
@@ -52,7 +53,7 @@ class Args:
     episodes: int | None  # None: as many as there are environments
     capture_video: bool
     trust_checkpoint: bool
-    config: str | None
+    config: str | None  # a folder of INI files
     overrides: dict[str, str]  # {"train.batch_size": "4096"}: what goes over a resumed run's settings too
     settings: Settings  # of env; without one, the project's defaults under those overrides that fit
 
@@ -79,12 +80,18 @@ def load(
     bounds, and for an option that the mode does not use. Where only --exp-id says the environment, and
     nothing is stored, overrides of [env], [policy] and [rnn] are checked by `from_plain`.
     """
-    overrides, words = _split(sys.argv[1:] if argv is None else argv)
+    flags, dotted, words = _split(sys.argv[1:] if argv is None else argv)
     parser = Parser(prog="python demo.py", add_help=False, allow_abbrev=False)
     _add_options(parser)
     given, rest = parser.parse_known_args(words)
+    study = read_study(given.config if is_study(given.config) else None, dotted)
+    given.config = None if is_study(given.config) else given.config
+    typed, filed = {**study.words, **flags}, study.texts
+    named = filed.pop("base.env_name", None)  # where no --env says it
+    given.env = given.env or (None if named == "None" else named)
     if given.help:
-        _print_help(given.env, given.config, overrides.get("base.policy_name"))
+        policy = typed.get("base.policy_name")
+        _print_help(Schema(given.env, given.config, policy, study.layers), given.config)
         raise SystemExit(0)
     if rest:
         names = [*parser.options(), *(flag(*key) for key in Schema(given.env, given.config).keys)]
@@ -93,12 +100,14 @@ def load(
     for name, short in SHORT.items():
         text = getattr(given, name)
         delattr(given, name)
-        if text is not None and name in overrides:
+        if text is not None and name in typed:
             raise UserError(f"{short} and {'--' + name} are one setting: give one of them")
         if text is not None:
-            overrides[name] = text
+            typed[name] = text
     check_names(given)
-    check_use(given.mode, [*parser.typed(words), *overrides], given.trust_checkpoint)
+    check_use(given.mode, [*parser.typed(words), *typed], given.trust_checkpoint)
+    overrides = {key: text for key, text in filed.items() if uses(given.mode, key, given.trust_checkpoint)}
+    overrides |= typed
     if given.layout == "metta":
         overrides.setdefault("train.data_dir", "train_dir")
     elif given.run or given.control:
@@ -111,15 +120,16 @@ def load(
             f"nothing to {given.mode}: name an environment, as in python demo.py --mode {given.mode} "
             "--env beam_rider, or a run with --exp-id; --help lists all options"
         )
-    judged = fitting(given.env, overrides)
+    study.check(given.env, given.config, typed.get("base.policy_name"))
+    judged = fitting(given.env, {**filed, **overrides})
     sizes = {f"train.{name}" for name in SIZES}  # must fit into each other, in the run that they are for
     settings = resolve(given.env, {k: v for k, v in judged.items() if k not in sizes}, given.config)
     thresholds = {f"collapse.{key}" for key in ("threshold", *settings.collapse.thresholds())}
-    asked = given.mode == "collapse" or given.control or thresholds & overrides.keys()
-    if settings.collapse.threshold == "auto" and "collapse.threshold" in overrides:
+    asked = given.mode == "collapse" or given.control or thresholds & typed.keys()
+    if settings.collapse.threshold == "auto" and "collapse.threshold" in typed:
         check_auto(given.mode)
     if given.mode == "train" and not asked:
-        idle = [key for key in overrides if key.startswith("collapse.") and key != "collapse.epoch"]
+        idle = [key for key in typed if key.startswith("collapse.") and key != "collapse.epoch"]
         if idle:
             raise UserError(f"{flag(*idle[0].split('.'))} says how to collapse: add --collapse 0.3, or auto")
     if given.mode == "train" and asked and given.resume and given.layout != "metta":
@@ -129,10 +139,12 @@ def load(
     given.collapse = settings.collapse.threshold if asked else None
     args = Args(**vars(given), overrides=overrides, settings=settings)
     plain = stored(args)
-    of_run = None if plain is None else from_plain(plain, overrides, given.config)
-    if of_run is None:
+    if plain is None:
         settings = resolve(given.env, judged, given.config)
     else:
+        base = plain["base"]
+        study.check(base["env_name"], given.config, overrides.get("base.policy_name", base["policy_name"]))
+        of_run = from_plain(plain, overrides, given.config)
         settings = replace(settings, train=replace(of_run.train, data_dir=settings.train.data_dir))
     if given.mode == "train":
         settings.train.check_length()
@@ -148,25 +160,29 @@ def check_names(given: argparse.Namespace) -> None:
         raise UserError("--eval-model-path and --exp-id both say what to load: leave one of them out")
 
 
-def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Part a command line into --section.key overrides and the other words; a bare one has no text.
+def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
+    """Part a command line into --section.key overrides, section.key=text words, and the others.
 
-    ["--env", "pong", "--train.gamma=0.9", "--train.compile"]
-    -> {"train.gamma": "0.9", "train.compile": ""}, ["--env", "pong"]
+    An override without text is a bare one.
+
+    ["--env", "pong", "--train.gamma=0.9", "--train.compile", "train.seed=2"]
+    -> {"train.gamma": "0.9", "train.compile": ""}, ["train.seed=2"], ["--env", "pong"]
     """
-    overrides, words, waiting = {}, [], None
+    overrides, dotted, words, waiting = {}, [], [], None
     for word in argv:
         name, equals, text = word.partition("=")
-        option = re.fullmatch(rf"--({'|'.join(SECTIONS)})\.(.+)", name)
-        if waiting and not word.startswith("--"):
+        option = re.fullmatch(rf"(--)?({'|'.join(SECTIONS)})\.(.+)", name)
+        key = option and f"{option[2]}.{option[3].replace('-', '_')}"
+        if key and equals and not word.startswith("--"):
+            dotted.append(f"{key}={text}")
+        elif waiting and not word.startswith("--"):
             overrides[waiting], waiting = word, None
-        elif option:
-            key = f"{option[1]}.{option[2].replace('-', '_')}"
+        elif key and word.startswith("--"):
             overrides[key], waiting = text, None if equals else key
         else:
             waiting = None
             words.append(name.replace("_", "-") + equals + text if word.startswith("--") else word)
-    return overrides, words
+    return overrides, dotted, words
 
 
 class Parser(argparse.ArgumentParser):
@@ -234,7 +250,9 @@ def _add_options(parser: Parser) -> None:
     add("--capture-video", action="store_true", help="with --mode eval: write the episodes as video")
     trust = "load a checkpoint that can run code, as published PufferLib models: only if you trust it"
     add("--trust-checkpoint", action="store_true", help=trust)
-    add("--config", metavar="DIR", help="a folder of INI files over the project's own (default: ./config)")
+    config = "a folder of INI files over the project's own (default: ./config), or a YAML file over all INI "
+    config += "files; over that come words such as train.gamma=0.9, for which its ${train.gamma} stands"
+    add("--config", metavar="PATH", help=config)
 
 
 def _one_of(*names: str, **aliases: str) -> Callable[[str], str]:
@@ -254,9 +272,8 @@ def _whole(text: str) -> int:
     return read(text, int, "")
 
 
-def _print_help(env: str | None, config: str | None, policy: str | None) -> None:
-    """Every option, every setting of the environment with its default, and every environment's name."""
-    schema = Schema(env, config, policy)
+def _print_help(schema: Schema, config: str | None) -> None:
+    """Every option, every setting with its default, and every environment's name."""
     listed = [f"{package}: {' '.join(sorted(names))}" for package, names in environments(config).items()]
     names = "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in listed)
     about = "" if schema.env is None else f", with the settings of {schema.env}"

@@ -2,20 +2,21 @@
 
 For beam_rider: default.ini, atari/default.ini, atari/beam_rider.ini, each first from the project's own
 config folder and then from the user's, so that a user's file says only what it changes; last,
-local/beam_rider.ini, where --mode autotune keeps what suits this machine. A policy may have a file, too, such
-as policies/Fast.ini: its arguments take the place of those that the package lists for its own policy.
+local/beam_rider.ini, where --mode autotune keeps what suits this machine; over these, a study in YAML (see
+there). A policy may have a file, too, such as policies/Fast.ini: its arguments take the place of those that
+the package lists for its own policy.
 """
 
 import configparser
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any, get_type_hints
 
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.settings.sections import FIXED, FREE, SECTIONS
+from pufferlib_kcore.settings.sections import FIXED, FREE, RETIRED, SECTIONS
 from pufferlib_kcore.settings.values import Bounds, fold, literal, nearest, read
 
 SHIPPED = Path(__file__).resolve().parents[2] / "config"
@@ -38,8 +39,8 @@ class Layer:
         text = self.values.get(("base", "env_name"), "None")
         return [] if text == "None" else text.split()
 
-    def without(self, section: str) -> "Layer":
-        kept = {where: text for where, text in self.values.items() if where[0] != section}
+    def without(self, *sections: str) -> "Layer":
+        kept = {where: text for where, text in self.values.items() if where[0] not in sections}
         return replace(self, values=kept)
 
 
@@ -56,10 +57,17 @@ class Key:
 class Schema:
     """The settings of one environment (None: those that every environment has), from its layers.
 
+    config: the user's folder of INI files; study: layers over all of these
     policy: the policy that is asked for; None: the one that the layers name
     """
 
-    def __init__(self, env: str | None = None, config: str | Path | None = None, policy: str | None = None):
+    def __init__(
+        self,
+        env: str | None = None,
+        config: str | Path | None = None,
+        policy: str | None = None,
+        study: Sequence[Layer] = (),
+    ):
         folders = config_folders(config)
         self.env: str | None = None
         paths: list[Path] = []
@@ -69,13 +77,13 @@ class Schema:
         package = [read_layer(path) for path in paths]
         if not bare:
             raise UserError(f"no settings at {SHIPPED / DEFAULT}: install with pip install -e . in a clone")
-        said = {where: text for layer in [*bare, *package] for where, text in layer.values.items()}
+        said = {where: text for layer in [*bare, *package, *study] for where, text in layer.values.items()}
         policy = policy or said.get(("base", "policy_name"), "")
         own = [read_layer(path) for path in _files_of_policy(policy, folders)]
         if own and package:
             package[0] = package[0].without("policy")
         self.keys: dict[tuple[str, str], Key] = {}
-        for layers, may_add in ((bare, False), (own, True), (package, True)):
+        for layers, may_add in ((bare, False), (own, True), (package, True), (study, False)):
             for number, layer in enumerate(layers):
                 self._put(layer, may_add and number == 0)
         if self.env is not None:
@@ -86,6 +94,8 @@ class Schema:
         hints = {section: get_type_hints(kind) for section, kind in FIXED.items()}
         for (section, key), text in layer.values.items():
             if section == "sweep" or section.startswith("sweep."):  # PufferLib's, which nothing here reads
+                continue
+            if f"{section}.{key}" in RETIRED:
                 continue
             if section not in SECTIONS:
                 raise UserError(unknown(f"{layer.path}: section [{section}]", section, SECTIONS))

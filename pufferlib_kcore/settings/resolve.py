@@ -6,7 +6,7 @@ from typing import Any
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.layers import Schema, unknown
-from pufferlib_kcore.settings.sections import FIXED, FREE, SECTIONS, SHORT, Settings
+from pufferlib_kcore.settings.sections import FIXED, FREE, RETIRED, SECTIONS, SHORT, Settings
 
 
 def resolve(
@@ -47,6 +47,8 @@ def fitting(env: str | None, overrides: Mapping[str, str]) -> dict[str, str]:
 def _settled(schema: Schema, overrides: Mapping[str, Any]) -> Settings:
     texts = {}
     for name, value in overrides.items():
+        if name in RETIRED:
+            continue
         section, _, key = name.partition(".")
         if (section, key) not in schema.keys:
             known = [flag(*setting) for setting in schema.keys]

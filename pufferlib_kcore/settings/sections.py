@@ -1,13 +1,18 @@
 """Sections: which settings there are, of what type and within what bounds.
 
-Their values and their meaning stand in config/default.ini; [env], [policy] and [rnn] are the keyword
-arguments that the INI files of an environment's package list, and nothing here knows them.
+A setting is declared once, in two halves: here its type and bounds, in config/default.ini its default and, as
+the comment beside it, its meaning. A new section is a dataclass here, named by a field of Settings; its lines
+in config/default.ini; and a row in uses.py, which says what modes it is for. Files, command line, help and
+config.json have it then, and runs made before it take its defaults.
+
+[env], [policy] and [rnn] are the keyword arguments that the INI files of an environment's package, or of a
+policy, list, and nothing here knows them.
 """
 
 import math
 import re
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, get_type_hints
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.values import DISTANCE, Bounds
@@ -63,7 +68,6 @@ class Train:
     num_envs: int = within(1)
     num_workers: int = within(1)
     env_batch_size: int | None = within(1)
-    zero_copy: bool
     data_dir: str
     checkpoint_interval: int = within(1)
     keep_state: Literal["auto", "all"]
@@ -169,22 +173,24 @@ class Settings:
     """All settings of one run.  A None in [env], [policy] or [rnn] leaves the argument out."""
 
     base: Base
-    train: Train
-    collapse: CollapseSettings
     env: dict[str, Any]
     policy: dict[str, Any]
     rnn: dict[str, Any]
+    train: Train
+    collapse: CollapseSettings
 
     def to_plain(self) -> dict[str, dict[str, Any]]:
         """Nested dicts of plain values, for config.json."""
         return asdict(self)
 
 
-FIXED: dict[str, Any] = {"base": Base, "train": Train, "collapse": CollapseSettings}
-FREE = ("env", "policy", "rnn")
+SECTIONS = tuple(f.name for f in fields(Settings))
+FIXED: dict[str, Any] = {name: kind for name, kind in get_type_hints(Settings).items() if is_dataclass(kind)}
+FREE = tuple(name for name in SECTIONS if name not in FIXED)
+# Settings of earlier versions, of their runs and of PufferLib's INI files: taken, and read by nothing.
+RETIRED = ("train.zero_copy",)
 # What the command line also calls them.
 SHORT = {"train.seed": "--seed", "collapse.threshold": "--collapse", "collapse.epoch": "--collapse-epoch"}
-SECTIONS = ("base", "env", "policy", "rnn", "train", "collapse")
 
 
 def _fits(whole: str, size: int, parts: str, step: int) -> None:

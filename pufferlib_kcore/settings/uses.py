@@ -52,17 +52,22 @@ def users(name: str) -> tuple[str, ...] | None:
     return USED_BY.get(name, USED_BY.get(name.partition(".")[0]))
 
 
-def check_use(mode: str, names: Sequence[str], trusting: bool) -> None:
-    """Raise UserError for the first option or setting that the mode does not use.
+def uses(mode: str, name: str, trusting: bool) -> bool:
+    """Whether the mode uses an option or a setting.
 
     trusting: with --trust-checkpoint, where settings describe a policy that does not say what it is
     """
+    modes = users(name)
+    return modes is None or mode in modes or (trusting and name.partition(".")[0] in DESCRIBES)
+
+
+def check_use(mode: str, names: Sequence[str], trusting: bool) -> None:
+    """Raise UserError for the first option or setting that the mode does not use.  trusting: see `uses`"""
     for name in names:
-        modes = users(name)
-        described = trusting and name.partition(".")[0] in DESCRIBES
-        if modes is not None and mode not in modes and not described:
+        if not uses(mode, name, trusting):
             shown = name if name.startswith("--") else flag(*name.split(".", 1))
-            raise UserError(f"--mode {mode} does not use {shown}: it is for --mode {listed(modes)}")
+            those = listed(users(name) or ())
+            raise UserError(f"--mode {mode} does not use {shown}: it is for --mode {those}")
 
 
 def check_auto(mode: str) -> None:
