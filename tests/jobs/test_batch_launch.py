@@ -62,24 +62,25 @@ def test_what_cannot_be_launched_is_its_own_outcome(commands, monkeypatch):
 
 
 def test_an_interruption_stops_what_runs_and_starts_no_more(commands, monkeypatch):
-    stopped, began = threading.Event(), []
+    second, stopped, began, remembered = threading.Event(), threading.Event(), [], []
 
     def execute(command, cores):
         began.append(command.name)
         if command.name != "c0":
-            assert stopped.wait(60)
+            second.set()
+            assert stopped.wait(10)
         return Outcome(0)
+
+    def remember(command, outcome):
+        remembered.append(command.name)
 
     monkeypatch.setattr(local, "execute", execute)
     monkeypatch.setattr(local, "stop", stopped.set)
-    remembered = []
-    running = launch.run_all(
-        "local", 1, {}, commands, lambda command, outcome: remembered.append(command.name)
-    )
-    assert next(running)[0].name == "c0"
+    running = launch.run_all("local", 1, {}, commands, remember)
+    assert next(running)[0].name == "c0" and second.wait(60)
     with pytest.raises(KeyboardInterrupt):
         running.throw(KeyboardInterrupt)
-    assert began in (["c0"], ["c0", "c1"]) and remembered == began  # what ran is remembered all the same
+    assert began == remembered == ["c0", "c1"]  # what ran is remembered all the same
 
 
 def test_a_command_runs_on_its_cores_and_its_use_is_known(tmp_path):
