@@ -22,6 +22,7 @@ from pufferlib_kcore.jobs.commands import Home
 from pufferlib_kcore.jobs.source import RunSource
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Settings
+from pufferlib_kcore.settings.sections import RETIRED
 from pufferlib_kcore.store import EnvFacts, Facts, Run, StateFile, checkpoints
 from pufferlib_kcore.training import precision, reporting
 from pufferlib_kcore.training.acting import Diverged
@@ -259,7 +260,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         f"{section}.{key}": {"before": old.get(key), "now": plain[section].get(key)}
         for section, old in before.items()
         for key in {**old, **plain[section]}
-        if old.get(key) != plain[section].get(key)
+        if old.get(key) != plain[section].get(key) and f"{section}.{key}" not in RETIRED
     }
 
 

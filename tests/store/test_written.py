@@ -42,7 +42,10 @@ def test_a_run_is_gone_on_with(demo, layout):
     written = json.loads((WRITTEN / root / "small" / "config.json").read_text())
     assert run.config()["settings"]["policy"] == written["settings"]["policy"]
     (change,) = run.config()["changes"]
-    assert change["after_epoch"] == 2 and "train.total_timesteps" in change["settings"]
+    assert change == {
+        "after_epoch": 2,
+        "settings": {"train.total_timesteps": {"before": 128, "now": 256}},
+    }
 
 
 @pytest.mark.parametrize("file", ["model_000002.pt", f"{COLLAPSE}/model_000002_collapsed.pt"])
