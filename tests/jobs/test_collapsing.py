@@ -8,7 +8,7 @@ from saved import TWINS, WIDTH, Told, contents, of_collapse, saved_policy, sourc
 
 from pufferlib_kcore import graph, store
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.jobs import CollapseRequest, Over, collapse, recording
+from pufferlib_kcore.jobs import CollapseRequest, Over, collapse, record_states, recording
 from pufferlib_kcore.policies.restore import restore
 
 OBS = torch.linspace(-1, 1, 80).view(20, 4)
@@ -69,17 +69,30 @@ def test_what_stands_is_made_again_or_not_as_is_asked(base):
     assert "collapsed before" not in collapse(replace(request(base), again=False)).text
 
 
-def test_where_nothing_merges_it_says_so(base):
+def test_what_reads_the_merged_is_refitted_on_the_recorded_states(base):
+    asked = request(base, threshold=0.5, calibrate=64)
+    done, original = collapse(asked), restore(base.model_path(2))
+    seen = record_states(asked.merging(original).recording)
+    traced = graph.trace(original.policy, original.example_inputs)
+    coloring = traced.color(0.5)
+    refitted, plain = traced.merge(coloring, calibrate=seen.calibrate), traced.merge(coloring)
+    assert same(done.policy, refitted.policy) and not same(done.policy, plain.policy)
+    assert (
+        done.provenance["kl"]
+        == graph.divergence(traced, refitted.policy, seen.test, fibers=coloring.merges).kl
+    )
+
+
+def test_where_nothing_merges_it_says_so_and_records_nothing(base):
     assert "NOTHING MERGED" not in collapse(request(base)).text
     weights = store.ModelFile.load(base.model_path(2))
     torch.manual_seed(0)
     apart = {**weights.state_dict, "encoder.weight": torch.randn(WIDTH, 4)}
     replace(weights, state_dict=apart).save(base.model_path(2))
-    done = collapse(request(base))
-    assert (
-        done.provenance["merged"] == 0
-        and f"NOTHING MERGED: none of {WIDTH} units at threshold 0" in done.text
-    )
+    told = Told()
+    done = collapse(request(base, calibrate=64), told)
+    assert f"NOTHING MERGED: none of {WIDTH} units at threshold 0" in done.text
+    assert done.provenance["merged"] == 0 and told.said == []
 
 
 def test_a_job_prints_nothing_and_whoever_watches_is_told(base, capsys):

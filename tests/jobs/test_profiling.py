@@ -26,4 +26,5 @@ def test_the_parts_add_up_and_the_policy_that_is_given_is_trained():
     rows = dict(re.findall(r"^(\w+) +([-\d.]+) ", str(found), re.M))
     total = float(rows.pop("total"))
     assert {"env", "learn", "other"} <= rows.keys()
+    assert float(rows["other"]) >= 0  # nothing is counted that was done before
     assert sum(map(float, rows.values())) == pytest.approx(total, abs=0.05)
