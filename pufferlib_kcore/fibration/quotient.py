@@ -66,6 +66,11 @@ class Merge:
         pick[kept] = 1
         return cls(labels, np.ones(len(labels)) if gain is None else gain, pick)
 
+    @property
+    def changes(self) -> bool:
+        """Whether any neurons merge, or are scaled; else all maps leave the space as it is."""
+        return not ((self.labels == np.arange(len(self.labels))) & (self.gain == 1) & (self.pick == 1)).all()
+
     def sizes(self) -> Merge:
         """For what has no sign: gains and picks without theirs."""
         return Merge(self.labels, np.abs(self.gain), np.abs(self.pick))

@@ -127,7 +127,7 @@ def refine(
     tensors: Tensors,
     table: Table,
     thresholds: Mapping[str, float],
-    given: Fibers,
+    given: Mapping[str, Merge],
     rounds: int,
     biased: bool = True,
     by_size: bool = False,
@@ -155,7 +155,8 @@ def refine(
     stale, seen = set(fibers), set()
     for turn in range(rounds):
         parting = turn >= CLUSTERINGS
-        now: dict[str, np.ndarray | Merge] = {**given, **fibers}
+        now = {**given, **{name: Merge.mean(labels) for name, labels in fibers.items()}}
+        now = {name: merge for name, merge in now.items() if merge.changes}
         for name in stale:
             state[name] = [
                 r.producer.step(r.colors(now, thresholds[name], sizes[name], fibers[name], parting), past)
@@ -164,12 +165,17 @@ def refine(
         new = {name: meet(*(s[-1] for s in state[name])) for name in stale}
         changed = {name for name in stale if not np.array_equal(new[name], fibers[name])}
         fibers |= new
-        stale = {name for name in fibers if any(r.reads & changed for r in rows[name])}
+        stale = {n for n in fibers if any(r.reads & changed for r in rows[n]) and may_split(state[n])}
         key = parting, b"".join(p.tobytes() for states in state.values() for s in states for p in s)
         if key in seen:  # nothing was stale, or all is back where it was
             break
         seen.add(key)
     return fibers
+
+
+def may_split(states: Sequence[State]) -> bool:
+    """Whether a space may change: not where all that one producer carries on tells every unit apart."""
+    return not any(all(len(p) == p.max() + 1 for p in state) for state in states)
 
 
 class Rows:

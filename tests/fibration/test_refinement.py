@@ -90,7 +90,7 @@ def counted(monkeypatch, place, name):
 def test_rounds_that_would_change_nothing_are_skipped(monkeypatch):
     rounds = counted(monkeypatch, Rows, "colors")
     color_spaces([recurrent_space(12)], chain(12), recurrent_table(12, 1), {"h": 0})
-    assert len(rounds) == 12  # eleven that split a unit off, one that finds nothing more
+    assert len(rounds) == 11  # that split a unit off; then all are apart, and stay so
     rounds.clear()
     color_spaces([recurrent_space(12)], chain(12), recurrent_table(12, 1), {"h": 2})
     assert len(rounds) == 1
