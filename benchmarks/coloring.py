@@ -11,21 +11,30 @@ Writes benchmarks/coloring/results.json and coloring.png.
 
 The engine's own mode, to the end, on this policy and on one that is untrained: at each threshold how many
 linkages it takes, their work in linkages of 2,048 rows, and CPU seconds.
+
+    OMP_NUM_THREADS=1 python benchmarks/coloring.py --fibers [--before path/to/another/checkout]
+
+Fibers of 16 checkpoints of this policy, which drifts from one to the next, and of one without copies: the
+whole command `demo.py --mode fibers`, processes of its own included, in turns with another checkout's. Both
+must print the same. CPU seconds, and of these what is spent where all is known: imports and digests.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -44,7 +53,8 @@ from pufferlib_kcore.fibration.partition import number  # noqa: E402
 from pufferlib_kcore.fibration.refinement import Rows, color_spaces  # noqa: E402
 from pufferlib_kcore.graph import trace  # noqa: E402
 from pufferlib_kcore.graph.network import Network  # noqa: E402
-from pufferlib_kcore.store import provenance  # noqa: E402
+from pufferlib_kcore.policies import spec_from  # noqa: E402
+from pufferlib_kcore.store import ModelFile, Run, provenance  # noqa: E402
 from pufferlib_kcore.text import aligned  # noqa: E402
 
 with quiet():
@@ -170,6 +180,55 @@ def by_threshold() -> None:
         coloring.linkage = linkage
 
 
+def run_of_checkpoints(root: Path, copies: bool, count: int = 16) -> Run:
+    """A run of BeamRider's policy, its weights a little farther on at each checkpoint."""
+    run = Run.create(root, "beam_rider", "copies" if copies else "plain")
+    box, actions = gymnasium.spaces.Box(0, 255, (1, 105, 80), np.uint8), gymnasium.spaces.Discrete(9)
+    spec = spec_from("atari", "Policy", "Recurrent", {}, {}, box, actions)
+    policy, _ = beam_rider(copies=copies)
+    weights = {name: x.clone() for name, x in policy.state_dict().items()}
+    for epoch in range(50, 50 * (count + 1), 50):
+        for x in weights.values():
+            x += 0.02 * torch.randn_like(x) * x.square().mean().sqrt()
+        ModelFile(policy=spec, state_dict=weights, epoch=epoch, agent_steps=epoch).save(run.model_path(epoch))
+    return run
+
+
+def counted(repo: Path, run: Run, anew: bool = True) -> tuple[float, str]:
+    """CPU seconds of `demo.py --mode fibers` in a checkout, and what it prints.  anew: with nothing known"""
+    if anew:
+        run.history_path.unlink(missing_ok=True)
+    command = [sys.executable, str(repo / "demo.py"), "--mode", "fibers", "--env", "beam_rider"]
+    command += ["--exp-id", run.exp_id, "--train.data-dir", str(run.root)]
+    environment = {**os.environ, "PYTHONPATH": str(repo)}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=repo, env=environment, capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done.stdout
+
+
+def fibers_of_16(before: Path | None, repeats: int) -> None:
+    """Print what `--mode fibers` costs, in turns with another checkout's."""
+    rows: list[list[Any]] = [["checkpoints", "CPU seconds", "all known", "before", "times faster", "same"]]
+    with tempfile.TemporaryDirectory() as root:
+        for name, copies in (("near copies", True), ("no copies", False)):
+            run = run_of_checkpoints(Path(root), copies)
+            ours, known, theirs, same = [], [], [], True
+            for _ in range(repeats):
+                seconds, printed = counted(REPO, run)
+                ours.append(seconds), known.append(counted(REPO, run, anew=False)[0])
+                if before is not None:
+                    seconds, expected = counted(before.resolve(), run)
+                    theirs.append(seconds)
+                    same &= printed == expected
+            ratios = [b / a for a, b in zip(ours, theirs, strict=False)]
+            told = [f"{np.median(x):.2f} [{min(x):.2f}, {max(x):.2f}]" if x else "" for x in (theirs, ratios)]
+            rows.append(
+                [name, f"{np.median(ours):.2f}", f"{np.median(known):.2f}", *told, same if theirs else ""]
+            )
+    print(aligned(rows, right=range(1, 3)))
+
+
 THRESHOLDS = (0, 1e-6, 0.1, 0.3, 0.5, 0.9, 1.0, 1.02, 1.1, 1.5, 2)
 LARGE = (512, 1024, 2048, 4096)  # units
 
@@ -225,6 +284,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--by-threshold", action="store_true")
+    parser.add_argument("--fibers", action="store_true")
+    parser.add_argument("--before", type=Path, help="another checkout, to compare with")
     parser.add_argument("--large", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.large:
@@ -232,6 +293,9 @@ def main() -> None:
         return
     if args.by_threshold:
         by_threshold()
+        return
+    if args.fibers:
+        fibers_of_16(args.before, args.repeats)
         return
 
     policy, inputs = beam_rider()
