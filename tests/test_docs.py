@@ -19,6 +19,22 @@ def example(name):
     return re.search(r"```python\n(.*?)```", (DOCS / name).read_text(), re.S)[1]
 
 
+def test_what_the_readme_shows_from_python():
+    torch.manual_seed(0)
+    layers = nn.Linear(5, 32), nn.Tanh(), nn.Linear(32, 3)
+    policy = nn.Sequential(*layers).double()
+
+    def states(count):
+        return [(torch.randn(50, 5).double(),) for _ in range(count)]
+
+    names = dict(policy=policy, example_inputs=states(1)[0], optimizer=torch.optim.Adam(policy.parameters()))
+    names |= dict(recorded=states(4), held_out=states(2), others=states(2))
+    exec(example("../README.md"), names)
+    x, found, control = names["example_inputs"], names["found"], names["control"]
+    torch.testing.assert_close(names["large"](*x), names["result"].policy(*x), rtol=1e-10, atol=1e-10)
+    assert names["large"][0].out_features == 32 and found.collapse.widths == control.widths
+
+
 @pytest.fixture
 def own_rules():
     before = dict(OPERATIONS)
