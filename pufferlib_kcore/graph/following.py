@@ -26,8 +26,9 @@ from pufferlib_kcore.graph.running import (
     place_of,
     uncompiled,
 )
+from pufferlib_kcore.graph.shadows import Shadow
 from pufferlib_kcore.graph.sizes import Size, learn_sizes, sizes_in, tagged_shape
-from pufferlib_kcore.graph.trace import INPUT, Shadow, Trace
+from pufferlib_kcore.graph.tracing import INPUT, Trace
 from pufferlib_kcore.graph.unfollowed import Unfollowed, is_wrapped, leave_whole, unwrapped
 
 ASKS_A_VALUE = set("item tolist numpy array bool int float index complex equal allclose is_nonzero".split())
@@ -54,7 +55,7 @@ class Follower(TorchFunctionMode):
         for x in tensors_in(inputs):
             trace.inputs.append(numbered_inputs(x, numbered))
             nonnegative = x.dtype in (torch.uint8, torch.bool)
-            trace.keep(x, Shadow(trace.inputs[-1], frozenset({INPUT}), nonnegative))
+            trace.shadows.keep(x, Shadow(trace.inputs[-1], frozenset({INPUT}), nonnegative))
             numbered += x.numel()
         function = getattr(policy, method)
         trace.takes_more = takes_more(function, inputs)

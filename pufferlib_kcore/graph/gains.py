@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pufferlib_kcore.graph.operations import Operation
-from pufferlib_kcore.graph.trace import Trace
+from pufferlib_kcore.graph.tracing import Trace
 
 
 def record_gains(
@@ -24,7 +24,7 @@ def record_gains(
     """
     homogeneous = known.homogeneous and all(x.is_floating_point() or x.is_complex() for x in results)
     if not (homogeneous or known.weighs or adds_neurons(trace, given, args)):
-        trace.nonhomogeneous += [trace.neurons(x) for x in given if trace.has_shadow(x)]
+        trace.nonhomogeneous += [trace.neurons(x) for x in given if x in trace.shadows]
 
 
 def adds_neurons(trace: Trace, given: Sequence[Tensor], args: tuple) -> bool:

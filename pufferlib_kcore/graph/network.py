@@ -25,7 +25,7 @@ from pufferlib_kcore.graph.nested import tensors_in, tensors_of
 from pufferlib_kcore.graph.neurons import FIRST_INPUT, FREE, axis_of
 from pufferlib_kcore.graph.sizes import Attribute, tag_attributes
 from pufferlib_kcore.graph.states import State
-from pufferlib_kcore.graph.trace import Population, Trace, Use, is_within
+from pufferlib_kcore.graph.tracing import Population, Trace, Use, is_within
 
 
 @dataclass(frozen=True)

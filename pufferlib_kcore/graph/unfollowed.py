@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pufferlib_kcore.graph.nested import tensors_in
-from pufferlib_kcore.graph.trace import Shadow, Trace
+from pufferlib_kcore.graph.shadows import Shadow
+from pufferlib_kcore.graph.tracing import Trace
 
 HIDDEN = "runs where tracing cannot look (TorchScript, vmap or an extension)"
 

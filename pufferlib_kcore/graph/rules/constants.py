@@ -10,7 +10,7 @@ from torch import Tensor
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.neurons import free
 from pufferlib_kcore.graph.operations import describe, rule
-from pufferlib_kcore.graph.trace import Trace
+from pufferlib_kcore.graph.tracing import Trace
 
 
 def constant(trace: Trace) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.neurons import free, may_differ, varies
 from pufferlib_kcore.graph.operations import describe, rule
-from pufferlib_kcore.graph.trace import Trace
+from pufferlib_kcore.graph.tracing import Trace
 
 ELEMENTWISE = """
     where elu selu celu gelu silu mish logsigmoid softsign hardtanh hardswish tanhshrink threshold

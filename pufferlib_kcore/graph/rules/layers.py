@@ -14,7 +14,7 @@ from pufferlib_kcore.fibration.refinement import Columns
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.operations import rule
 from pufferlib_kcore.graph.sizes import learn_sizes
-from pufferlib_kcore.graph.trace import Trace
+from pufferlib_kcore.graph.tracing import Trace
 
 
 @rule(

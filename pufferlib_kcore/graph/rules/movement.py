@@ -15,7 +15,7 @@ from pufferlib_kcore.graph.operations import rule
 from pufferlib_kcore.graph.rules.constants import constant
 from pufferlib_kcore.graph.rules.elementwise import together
 from pufferlib_kcore.graph.rules.reductions import mixing
-from pufferlib_kcore.graph.trace import Trace
+from pufferlib_kcore.graph.tracing import Trace
 
 
 @rule(

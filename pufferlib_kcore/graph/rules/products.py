@@ -13,7 +13,7 @@ from pufferlib_kcore.graph.macs import lettered
 from pufferlib_kcore.graph.neurons import axis_of, free, varies
 from pufferlib_kcore.graph.operations import rule
 from pufferlib_kcore.graph.rules.elementwise import alike
-from pufferlib_kcore.graph.trace import Trace
+from pufferlib_kcore.graph.tracing import Trace
 
 Letters = Sequence[Hashable]  # one for each axis, as in einsum
 

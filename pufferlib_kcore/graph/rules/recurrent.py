@@ -13,7 +13,7 @@ from pufferlib_kcore.fibration.recurrent import CELLS, Cell
 from pufferlib_kcore.fibration.refinement import Columns
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.operations import rule
-from pufferlib_kcore.graph.trace import Trace
+from pufferlib_kcore.graph.tracing import Trace
 
 PACKED = "cannot be traced: packed sequences are not followed"
 PADDED = "give it a padded tensor"

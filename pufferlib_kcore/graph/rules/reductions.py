@@ -13,7 +13,7 @@ from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.neurons import free, varies
 from pufferlib_kcore.graph.operations import rule
 from pufferlib_kcore.graph.rules.elementwise import elementwise, together
-from pufferlib_kcore.graph.trace import Trace
+from pufferlib_kcore.graph.tracing import Trace
 
 
 def pools(*kinds: str) -> list[str]:

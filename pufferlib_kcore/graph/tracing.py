@@ -17,21 +17,11 @@ from pufferlib_kcore.fibration.refinement import Columns
 from pufferlib_kcore.graph.nested import tensors_in
 from pufferlib_kcore.graph.neurons import FIRST_INPUT, FREE, axis_of, free, uneven, varies
 from pufferlib_kcore.graph.operations import operation_name
+from pufferlib_kcore.graph.shadows import Shadow, Shadows
 from pufferlib_kcore.graph.sizes import Attribute, Origin, sizes_in
 
 Axes = tuple[int | None, ...]  # of a parameter, in the order of a view's; None where it only repeats
 INPUT = -1  # among the sources of a tensor: the policy's inputs, or chance
-
-
-@dataclass(frozen=True)
-class Shadow:
-    """What is known of a tensor."""
-
-    neurons: Tensor  # int64, the tensor's shape: see `neurons`
-    sources: frozenset[int] = frozenset()  # the populations it was computed from
-    nonnegative: bool = False  # known to be nowhere below 0
-    preactivation: bool = False  # as layers wrote it: nothing but views since
-    state: bool = False  # what recurrent units hand on to their next call
 
 
 @dataclass(frozen=True)
@@ -84,13 +74,13 @@ class Trace:
         self.sliced: dict[tuple[str, int], str] = {}  # axes of which the policy takes parts, and where
         self.touched: set[str] = set()  # parameters that took part
         self.macs: int | None = 0  # multiply-accumulates so far; None where some cannot be counted
+        self.shadows = Shadows()  # what is known of tensors
         self.path: list[str] = []  # the modules that are running
         self.func: Callable = lambda: None  # the operation that is running
         self.operation = ""  # its name
         self.written: set[int] = set()  # populations that it wrote
         self.viewing = False  # whether it makes a view of a parameter
         self._names = {id(tensor): name for name, tensor in self.tensors.items()}
-        self._shadows: dict[int, tuple[Tensor, Shadow]] = {}  # tensors are kept, so that ids stay theirs
         self._views: dict[int, tuple[Tensor, Tensor, Axes]] = {}  # views of parameters, and of which
         self._free: list[list[Attribute]] = [[]]  # of each kind of free neurons: numbers in their shape
         self._shapes: list[list[Tensor]] = [[]]  # and neurons that gave them their shape, along one axis
@@ -101,7 +91,7 @@ class Trace:
 
     def sources(self, x: Tensor) -> frozenset[int]:
         """The indices of the populations that a tensor was computed from."""
-        return self.shadow(x).sources if self.has_shadow(x) else frozenset()
+        return self.shadow(x).sources if x in self.shadows else frozenset()
 
     def neurons(self, x: Tensor) -> Tensor:
         """The neurons of a tensor's elements.  int64, the shape of x"""
@@ -229,7 +219,7 @@ class Trace:
 
     def is_state(self, x: Tensor) -> bool:
         """Whether x is what recurrent units hand on, or a view of it."""
-        return self.has_shadow(x) and self.shadow(x).state
+        return x in self.shadows and self.shadow(x).state
 
     def sources_of(self, neurons: Tensor) -> set[int]:
         """The populations that neurons belong to."""
@@ -315,10 +305,6 @@ class Trace:
         self.func, self.operation, self.written, self.viewing = func, operation_name(func), set(), False
         return self.operation
 
-    def has_shadow(self, x: Tensor) -> bool:
-        """Whether something is known of a tensor."""
-        return id(x) in self._shadows
-
     def is_handed_on(self, x: Tensor) -> bool:
         """Whether the operation that is running hands it on as recurrent state."""
         return id(x) in self._handed_on
@@ -334,7 +320,7 @@ class Trace:
 
     def shadow(self, x: Tensor) -> Shadow:
         """What is known of a tensor; of a parameter seen for the first time, its neurons."""
-        if id(x) in self._views and not self.has_shadow(x):
+        if id(x) in self._views and x not in self.shadows:
             _, parameter, axes = self._views[id(x)]
             shadow, there = self.shadow(parameter), [axis for axis in axes if axis is not None]
             gone = tuple(set(range(parameter.ndim)) - set(there))  # of size 1, or cut into parts
@@ -344,8 +330,8 @@ class Trace:
                 .reshape(*kept, -1)[..., 0]
                 .reshape([1 if axis is None else parameter.shape[axis] for axis in axes])
             )
-            self.keep(x, Shadow(neurons.expand(x.shape), shadow.sources))
-        elif not self.has_shadow(x):
+            self.shadows.keep(x, Shadow(neurons.expand(x.shape), shadow.sources))
+        elif x not in self.shadows:
             name, long = self.name(x), [dim for dim, size in enumerate(x.shape) if size > 1]
             neurons = torch.zeros(x.shape, dtype=torch.int64)
             sources = frozenset[int]()
@@ -356,40 +342,15 @@ class Trace:
                     self.stored |= sources
             elif name:
                 self.computed_with.setdefault(name, self.here())
-            self.keep(x, Shadow(neurons, sources))
-        return self._shadows[id(x)][1]
-
-    def keep(self, x: Tensor, shadow: Shadow) -> None:
-        """This is known of x from now on."""
-        self._shadows[id(x)] = x, shadow
+            self.shadows.keep(x, Shadow(neurons, sources))
+        return self.shadows[x]
 
     def overwrite(self, x: Tensor, shadow: Shadow, in_place: bool) -> None:
-        """x is a result now; written in place, other tensors that lie in its memory are, too."""
+        """x is a result now, written in place or not, and no longer a view of a parameter."""
         self._views.pop(id(x), None)
         if in_place:
-            self._write_through(x, shadow)
-        self.keep(x, shadow)
-
-    def _write_through(self, x: Tensor, shadow: Shadow) -> None:
-        """Other tensors that lie in the same memory hold the same neurons now."""
-        memory = x.untyped_storage()
-        shared = [
-            (y, other)
-            for y, other in self._shadows.values()
-            if y is not x and y.dtype == x.dtype and y.untyped_storage().data_ptr() == memory.data_ptr()
-        ]
-        if not shared or not memory.nbytes():
-            return
-        absent = torch.iinfo(torch.int64).min
-        flat = torch.full((memory.nbytes() // x.element_size(),), absent)
-        flat.as_strided(x.shape, x.stride(), x.storage_offset()).copy_(shadow.neurons)
-        for y, other in shared:
-            now = flat.as_strided(y.shape, y.stride(), y.storage_offset())
-            if (now != absent).any():
-                neurons = torch.where(now == absent, other.neurons, now)
-                nonnegative = other.nonnegative and shadow.nonnegative
-                sources = other.sources | shadow.sources
-                self.keep(y, Shadow(neurons, sources, nonnegative, state=other.state and shadow.state))
+            self.shadows.write_through(x, shadow)
+        self.shadows.keep(x, shadow)
 
     def _origin(self, x: Tensor) -> tuple[Tensor, Axes] | None:
         """The parameter or buffer that x is or is a view of, and which of its axes lie along those of x."""
