@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from pufferlib_kcore.graph.neurons import free
 from pufferlib_kcore.graph.operations import Operation
 from pufferlib_kcore.graph.tracing import Trace
 
@@ -23,8 +24,18 @@ def record_gains(
     Whole numbers and truth values are no multiples of what they were made of.
     """
     homogeneous = known.homogeneous and all(x.is_floating_point() or x.is_complex() for x in results)
-    if not (homogeneous or known.weighs or adds_neurons(trace, given, args)):
+    if not (
+        homogeneous and not joins_constants(trace, given) or known.weighs or adds_neurons(trace, given, args)
+    ):
         trace.nonhomogeneous += [trace.neurons(x) for x in given if x in trace.shadows]
+
+
+def joins_constants(trace: Trace, given: Sequence[Tensor]) -> bool:
+    """Whether neurons are given beside a constant other than 0, which does not grow with them."""
+    seen = [(x, trace.neurons(x)) for x in given if x in trace.shadows]
+    return any((neurons > 0).any() for _, neurons in seen) and any(
+        (x[free(neurons).to(x.device)] != 0).any() for x, neurons in seen if free(neurons).any()
+    )
 
 
 def adds_neurons(trace: Trace, given: Sequence[Tensor], args: tuple) -> bool:

@@ -76,6 +76,23 @@ def test_where_size_matters_a_row_and_its_double_stay_apart(bend):
         assert graph.collapse(base, x, 1e-3).widths["a"] == 7  # cosine alone takes them for one
 
 
+@pytest.mark.parametrize("pool", [nn.functional.max_pool1d, nn.functional.avg_pool1d])
+@pytest.mark.parametrize("value, width", [(0.0, 7), (1.0, 8)])
+def test_a_constant_beside_neurons_does_not_grow_with_them(pool, value, width):
+    """max(2 h, 0) is 2 max(h, 0), but max(2 h, 1) is not 2 max(h, 1)."""
+
+    def beside(h):
+        constant = torch.full(h.shape, value)[..., None].to(h)
+        return pool(torch.cat([h.relu()[..., None], constant], -1), 2)[..., 0]
+
+    base, x = mlp(beside), inputs(6, 5)
+    with torch.no_grad():
+        base.a.weight[1], base.a.bias[1] = 2 * base.a.weight[0], 2 * base.a.bias[0]
+        found = graph.collapse(base, x, 0, colors="faithful")
+        assert found.widths["a"] == width
+        assert_same(found.policy(*x), base(*x))
+
+
 def test_recurrent_units_do_not_scale_and_residual_sums_keep_one_gain():
     base, x = nature()
     assert (
