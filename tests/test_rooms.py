@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +13,26 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "pufferlib_kcore"
-GROUND = {"errors": set(), "text": set(), "settings": {"errors"}, "registry": {"errors", "settings"}}
-# What each room may import of the others; every one above the ground, the ground too.
-BELOW = {
-    **GROUND,
-    "distributions": set(),
-    "fibration": set(),
-    "graph": {"fibration", "distributions"},
-    "store": {"graph", "fibration"},
-    "environments": {"store", "graph", "fibration"},
-    "policies": {"store", "graph", "fibration", "environments", "distributions"},
-    "training": {"store", "graph", "fibration", "environments", "policies", "distributions"},
-    "analysis": {"store", "graph", "fibration", "distributions"},
-}
-BELOW["jobs"] = set(BELOW)
-BELOW["cli"] = set(BELOW)
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def rooms() -> dict[str, set[str]]:
+    """What each room may import of the others, as docs/architecture.md has it."""
+    found: dict[str, set[str]] = {}
+    for line in ARCHITECTURE.splitlines():
+        row = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(row) == 3 and row[0].startswith("`"):
+            allowed = set(re.findall("`(.*?)`", row[2]))
+            allowed |= set(found) if row[2] == "all above" else set()
+            allowed |= set(GROUND) if row[2].startswith("ground") else set()
+            found[row[0].strip("`")] = allowed
+        elif found and not line:
+            break
+    return found
+
+
+GROUND = ("errors", "text", "settings", "registry")
+BELOW = rooms()
 BELOW["__init__"] = set(BELOW) - {"jobs", "cli"}
 MAY_USE_PUFFERLIB = {"environments", "policies", "training"}
 STANDARD_ONLY = set(GROUND)
@@ -52,7 +58,7 @@ def complaints(room: str, source: str, package: str) -> list[str]:
         first, _, rest = name.partition(".")
         other = rest.partition(".")[0]
         if first == PACKAGE and other in BELOW and other != room:
-            if other not in GROUND.get(room, BELOW[room] | GROUND.keys()):
+            if other not in BELOW[room]:
                 bad.append(f"{room} imports {other}")
         elif first == "pufferlib" and room not in MAY_USE_PUFFERLIB:
             bad.append(f"{room} imports {name}")
@@ -113,6 +119,21 @@ def test_a_long_function_is_seen_also_inside_another():
     body = "        x = 1\n" * LONGEST
     assert long_functions(f"class A:\n    def f(self):\n{body}") == ["f"]
     assert long_functions("def f():\n" + "    x = 1\n" * (LONGEST - 1)) == []
+
+
+def test_the_rooms_are_those_that_are_written_down():
+    there = {room_of(path) for path in MODULES} - {"__init__"}
+    assert there == BELOW.keys() - {"__init__", "diagnostics"}  # whose place is reserved
+    assert all(allowed <= BELOW.keys() for allowed in BELOW.values())
+    assert "jobs" in BELOW["cli"] and not any("cli" in allowed for allowed in BELOW.values())
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(set(re.findall(r"`((?:graph|training|environments|settings|config)/[\w./]+)`", ARCHITECTURE))),
+)
+def test_what_the_page_names_is_there(path):
+    assert (ROOT / PACKAGE / path).exists() or (ROOT / path).exists()
 
 
 @pytest.mark.parametrize(
