@@ -1,0 +1,1 @@
+"""What policies and runs tell of themselves: measures of a network, and detectors over metrics."""
