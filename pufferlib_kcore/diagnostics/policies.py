@@ -20,7 +20,7 @@ def entropy(p: ActionDistribution) -> float:
 
 
 def relative_entropy(p: ActionDistribution) -> float:
-    """E_s H(p(. | s)) / log n: 0 where one action is certain, 1 where all n are alike; nan where continuous."""
+    """E_s H(p(. | s)) / log n: 0 where an action is sure, 1 where all n are alike; nan where continuous."""
     largest = _log_outcomes(p)
     return entropy(p) / largest if largest else math.nan
 
