@@ -163,9 +163,14 @@ def group(device: torch.device) -> Iterator[Group]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # Imported later, its functions' defaults would hold the group, and the group its threads, beyond the end
+    # of Python, where a thread that asks for the interpreter aborts the process.
+    from torch.distributed.nn import functional  # noqa: F401
+
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Group(dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", size)))
+        dist.barrier()  # who leaves first would cut off those who still work
     finally:
         dist.destroy_process_group()
 

@@ -1,7 +1,9 @@
 """Training in several processes: what they learn is what one learns from all of their steps."""
 
+import importlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -16,6 +18,7 @@ from worlds import Countdown, learner, loop, rollout, tiny_policy, weights
 from pufferlib_kcore.cli import main
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import Run
+from pufferlib_kcore.training import parallel
 from pufferlib_kcore.training.algorithm import Tools
 from pufferlib_kcore.training.companions import Companion, Said
 from pufferlib_kcore.training.parallel import ALONE, Group
@@ -144,6 +147,30 @@ def test_what_cannot_be_shared_is_one_sentence():
         UserError, match="num_envs = 7 cannot be shared by 2 processes: try --train.num-envs 8"
     ):
         Group(0, 2).part(7, "num_envs")
+
+
+def joined_and_left(rank, folder, port):
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=str(port))
+    with parallel.group(torch.device("cpu")) as together:
+        assert together.any(rank == 1)
+        assert any("gloo" in name for name in names_of_threads())
+        importlib.import_module("torch.distributed.nn.functional")  # as torch's optimizers come to do
+    Path(folder, str(rank)).write_text(" ".join(names_of_threads()))
+
+
+def names_of_threads():
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
+def test_a_group_that_is_left_leaves_no_thread_behind(tmp_path):
+    """One that outlives Python may abort the process as it ends."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    start = torch.multiprocessing.start_processes
+    start(joined_and_left, (str(tmp_path), port), nprocs=2)  # spawned: nothing is imported yet
+    for rank in range(2):
+        assert "gloo" not in (tmp_path / str(rank)).read_text()
 
 
 def torchrun(folder, *words, status=0):
