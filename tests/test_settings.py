@@ -103,7 +103,7 @@ def test_every_default_is_of_its_settings_type_and_within_its_bounds(env):
     for section, key, kind, bounds in declared():
         setting = schema.keys[section, key]
         assert (setting.kind, setting.bounds) == (kind, bounds)
-        value = getattr(getattr(found, section), key)
+        value = getattr(found[section], key)
         assert value == values.read(setting.text, kind, key) == bounds.check(value, key)
         said = values.describe(kind)
         assert value is not None or "None" in said
@@ -571,8 +571,8 @@ USED = {
     "--resume": {"train"},
     "--track": {"train"},
     "--wandb-group g": {"train"},
-    "--collapse 0.3": {"train", "collapse", "fibers", "report"},
-    "--collapse.lstm 0.3": {"train", "collapse", "fibers", "report"},
+    "--collapse 0.3": {"train", "collapse", "fibers", "report", "diagnose"},
+    "--collapse.lstm 0.3": {"train", "collapse", "fibers", "report", "diagnose"},
     "--collapse auto": {"train", "collapse"},
     "--collapse-epoch 3": {"train", "collapse"},
     "--collapse.distill 3 --collapse 0.3": {"train", "collapse"},

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ ALIASES = {
     "value_loss": ("losses/value_loss", "train/value_loss", "vf_loss"),
     "explained_variance": ("losses/explained_variance", "train/explained_variance"),
     "learning_rate": ("charts/learning_rate", "train/learning_rate", "lr"),
-    "evaluation/episode_return": ("eval/mean_reward", "eval_return"),
-    "diagnosis/gradient_norm": ("grad_norm", "losses/grad_norm", "train/grad_norm"),
+    "eval_return": ("diagnosis/eval_return_greedy", "eval/mean_reward", "evaluation/episode_return"),
+    "gradient_norm": ("losses/gradient_norm", "grad_norm", "losses/grad_norm", "train/grad_norm"),
+    "true_return": ("environment/true_return",),
 }
 
 
@@ -41,6 +42,7 @@ class Records:
     """Columns (epochs,) float64 by our names, others by their own; nan where nothing was written."""
 
     columns: Mapping[str, np.ndarray]
+    odd: Mapping[str, int] = field(default_factory=dict)  # columns that say NaN or infinity, and first where
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> Records:
@@ -54,6 +56,7 @@ class Records:
         names = dict.fromkeys(name for row in rows for name in row)
         columns = {str(name): np.array([_number(row.get(name)) for row in rows]) for name in names}
         columns = {name: column for name, column in columns.items() if not np.isnan(column).all()}
+        told_odd = [str(name) for name in names if any(_odd(row.get(name)) for row in rows)]
         for name, others in ALIASES.items():
             for other in others if name not in columns else ():
                 sign, plain = (-1, other[1:]) if other.startswith("-") else (1, other)
@@ -66,8 +69,11 @@ class Records:
                 f"none of these metrics is known: {told[:200]}; expected such as episode_return, entropy, "
                 "value_loss and approx_kl"
             )
-        columns.setdefault("epoch", np.arange(1.0, len(rows) + 1))
-        return cls(columns)
+        epoch = columns.get("epoch")
+        if epoch is None or np.isnan(epoch).any() or (np.diff(epoch) <= 0).any():
+            columns["epoch"] = np.arange(1.0, len(rows) + 1)
+        odd = {name: next(i for i, row in enumerate(rows) if _odd(row.get(name))) for name in told_odd}
+        return cls(columns, odd)
 
     def __len__(self) -> int:
         return len(self.columns["epoch"])
@@ -119,6 +125,13 @@ def read(path: str | Path) -> Records:
         return Records.of([row for row in rows if row])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _odd(value: Any) -> bool:
+    """Whether somebody wrote that it is no finite number; a hole, or null, says nothing."""
+    if isinstance(value, str):
+        return value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")
+    return isinstance(value, (float, np.floating)) and not math.isfinite(value)
 
 
 def _number(value: Any) -> float:

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from pufferlib_kcore.graph.plasticity import activity, gradient_activity
+
+__all__ = ["TAU", "activity", "dead", "dormant", "gradient_activity", "overfitting_underfitting"]
 
 TAU = 0.025  # of dormancy, as published
 
 
-def activity(h: Tensor) -> Tensor:
-    """s_i = E_x |h_i(x)| / (1/d sum_j E_x |h_j(x)|).  h: (N, d) -> (d,), of mean 1; 0 where all are silent
-
-    Sokar et al., 2023, "The dormant neuron phenomenon in deep reinforcement learning", 2302.12902.
-    """
-    return _in_parts_of_the_mean(h.detach().double().abs().mean(0))
-
-
 def dormant(h: Tensor, tau: float = TAU) -> Tensor:
-    """Whether s_i <= tau.  h: (N, d) activations -> (d,) of bool"""
+    """Whether s_i <= tau, s as `activity` has it.  h: (N, d) activations -> (d,) of bool"""
     return activity(h) <= tau
 
 
 def dead(h: Tensor) -> Tensor:
     """Units that answer 0 to every state: ReLUs that nothing wakes.  h: (N, d) -> (d,) of bool"""
     return (h == 0).all(0)
-
-
-def gradient_activity(gradient: Tensor) -> Tensor:
-    """G_i = |dL/dw_i| / (1/d sum_j |dL/dw_j|), |.| the mean of absolute values.  (d, fan_in) -> (d,)
-
-    gradient: of the rows that write each unit. Where it is at most tau, a unit no longer learns.
-    Liu et al., 2025, "Measure gradients, not activations! Enhancing neuronal activity in deep reinforcement
-    learning", 2505.24061 (GraMa).
-    """
-    return _in_parts_of_the_mean(gradient.detach().double().abs().flatten(1).mean(1))
 
 
 def overfitting_underfitting(h: Tensor) -> float:
@@ -50,8 +35,3 @@ def overfitting_underfitting(h: Tensor) -> float:
     n = len(h)
     k = (h > 0).sum(0).double()
     return min(1.0, float(2 * (2 * k * (n - k) / (n * (n - 1))).mean()))
-
-
-def _in_parts_of_the_mean(x: Tensor) -> Tensor:
-    mean = x.mean()
-    return x / mean if float(mean) else torch.zeros_like(x)

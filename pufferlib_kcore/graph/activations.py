@@ -36,13 +36,18 @@ def activations(policy: nn.Module, network: Network, inputs: Inputs) -> Iterator
     Raises UserError for NaN and infinity.
     """
     for calls in recorded(policy, network.example.method, inputs):
-        found: dict[str, dict[str, list[Reading]]] = defaultdict(lambda: defaultdict(list))
-        for read in readings(network, calls):
-            found[read.space][read.weight].append(read)
-        yield {
-            space: torch.cat([read.x.flatten(0, 1) for read in _first(network, space, by_weight)])
-            for space, by_weight in found.items()
-        }
+        yield read_in(network, calls)
+
+
+def read_in(network: Network, calls: Sequence[Call]) -> dict[str, Tensor]:
+    """The same of the calls of one run."""
+    found: dict[str, dict[str, list[Reading]]] = defaultdict(lambda: defaultdict(list))
+    for read in readings(network, calls):
+        found[read.space][read.weight].append(read)
+    return {
+        space: torch.cat([read.x.flatten(0, 1) for read in _first(network, space, by_weight)])
+        for space, by_weight in found.items()
+    }
 
 
 def all_activations(policy: nn.Module, network: Network, inputs: Inputs) -> dict[str, Tensor]:

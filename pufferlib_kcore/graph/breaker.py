@@ -1,10 +1,13 @@
-"""SymmetryBreaker: recycles neurons that compute the same while a policy trains, whoever trains it."""
+"""SymmetryBreaker: recycles neurons that compute the same while a policy trains, whoever trains it.
+
+And, by the same switch, the published ways that it is compared with: see `plasticity`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +16,27 @@ from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Merge
-from pufferlib_kcore.graph.breaking import Candidate, candidates, drawn, recycle
+from pufferlib_kcore.graph.activations import all_activations
+from pufferlib_kcore.graph.breaking import Candidate, by_activations, candidates, drawn, recycle
 from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.faithfulness import divergence
-from pufferlib_kcore.graph.nested import tensors_of
+from pufferlib_kcore.graph.nested import arguments, tensors_of
+from pufferlib_kcore.graph.plasticity import (
+    ETA,
+    activity,
+    by_unit,
+    contribution,
+    gradient_activity,
+    least_useful,
+    pull_back,
+    quiet,
+    reinitialize_weights,
+    shrink_and_perturb,
+)
 from pufferlib_kcore.graph.traced import Traced, trace
 
+METHODS = ("fibers", "redo", "regrama", "cbp", "swr", "l2-init", "shrink-perturb")
+COLORS = ("weights", "faithful", "activations")
 Initial = Callable[[int], Mapping[str, Tensor]]  # seed -> parameters and buffers as they are before training
 
 
@@ -32,6 +50,7 @@ class Broken:
     after: dict[str, int]
     candidates: int  # neurons that another one made superfluous, old enough or not
     kl: float | None  # nats, of the policy before to the one after; None where nobody measured it
+    weights: int = 0  # single weights that are fresh now
 
     @property
     def count(self) -> int:
@@ -44,7 +63,13 @@ class SymmetryBreaker:
     policy, example_inputs  as `kcore.trace` takes them, with method, value, ignore and outputs in `places`
     optimizer  the policy's, whose state of recycled weights is cleared
     threshold  cosine distance up to which neurons count as one, as `collapse` takes it; 0: only what is
-               identical. Scaled copies are one where that is exact, and apart where it is not.
+               identical. Scaled copies are one where that is exact, and apart where it is not. Of another
+               method its one number: redo, regrama: tau; cbp, swr: the part of units or weights that is
+               replaced each time; l2-init, shrink-perturb: the part of the way to the weights at the start,
+               or to fresh ones
+    method     "fibers", or a rival of `plasticity`: "redo", "regrama", "cbp", "swr", "l2-init",
+               "shrink-perturb". fraction, maturity (but of cbp) and max_kl are of fibers alone.
+    colors     of fibers: what makes neurons one, "weights", "faithful", or "activations" on the probe
     every, after  a step acts at epochs after, after + every, ..
     fraction   of those neurons that are old enough, the nearest to their fiber first, are recycled
     maturity   steps that a neuron must have been left alone for
@@ -73,8 +98,16 @@ class SymmetryBreaker:
         initial: Initial | None = None,
         seed: int = 0,
         actions: str | int = 0,
+        method: str = "fibers",
+        colors: str = "faithful",
         **places: Any,
     ):
+        if method not in METHODS:
+            raise UserError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
+        if colors not in COLORS:
+            raise UserError(f"colors is {colors!r}: expected one of {', '.join(COLORS)}")
+        if method != "fibers" and not 0 <= float(threshold) <= 1:  # type: ignore[arg-type]
+            raise UserError(f"threshold is {threshold}: {method} takes a part, from 0 to 1")
         if not 0 < fraction <= 1:
             raise UserError(f"fraction is {fraction}: expected a part of the neurons, above 0, at most 1")
         for name, value, least in (("every", every, 1), ("after", after, 0), ("maturity", maturity, 0)):
@@ -93,35 +126,114 @@ class SymmetryBreaker:
         self.total = 0
         if not self.ages:
             raise UserError(f"nothing in {type(policy).__name__} can be merged: see `spaces` for the reasons")
-        self.traced.color(threshold)  # refuses a threshold now, not at the first epoch
+        self.method, self.colors = method, colors
+        if method == "fibers":
+            self.traced.color(threshold)  # refuses a threshold now, not at the first epoch
+        self.first = (
+            {n: p.detach().clone() for n, p in policy.named_parameters()} if method == "l2-init" else {}
+        )
+        self.utility: dict[str, Tensor] = {}
+        self.owed = dict.fromkeys(self.ages, 0.0)
 
     @property
     def policy(self) -> nn.Module:
         return self.traced.policy
 
     def step(self, epoch: int) -> Broken | None:
-        """Call after each update.  -> what was done, None at an epoch at which nothing is"""
+        """Call after each update.  -> what was done, None at an epoch at which nothing is
+
+        regrama and swr read the gradients that the last backward left in the parameters.
+        """
         for ages in self.ages.values():
             ages += 1
+        if self.method == "cbp":
+            self._follow_utility()
         if epoch < self.begin or (epoch - self.begin) % self.every:
             return None
-        merges = self.traced.color(self.threshold, colors="faithful").merges
-        found = candidates(self.traced.network, tensors_of(self.policy), merges)
-        ripe = [one for one in found if self.ages[one.space][one.unit] > self.maturity]
-        chosen, kl = self._within_budget(ripe[: math.ceil(self.fraction * len(ripe))], merges)
+        return self.act(epoch)
+
+    def act(self, epoch: int) -> Broken:
+        """Do it now, whatever the schedule."""
+        merges, seen = self._color()
         before = self._fibers(merges)
+        if self.method == "fibers":
+            found = candidates(self.traced.network, tensors_of(self.policy), merges, seen)
+            ripe = [one for one in found if self.ages[one.space][one.unit] > self.maturity]
+            chosen, kl = self._within_budget(ripe[: math.ceil(self.fraction * len(ripe))], merges)
+        elif self.method in ("redo", "regrama", "cbp"):
+            found = chosen = [one for one in self._dormant() if one.space in self.ages]
+            kl = self._kl(chosen, merges) if chosen else 0.0
+        else:
+            return self._move_weights(epoch, before)
         recycled = {
             name: np.array(sorted(one.unit for one in chosen if one.space == name), np.int64)
             for name in dict.fromkeys(one.space for one in chosen)
         }
         if chosen:
-            fresh = self.initial(int(torch.randint(2**31, (), generator=self.generator)))
-            recycle(self.policy, self.traced.network.table, merges, chosen, fresh, self.optimizer)
+            recycle(self.policy, self.traced.network.table, merges, chosen, self._fresh(), self.optimizer)
             for name, units in recycled.items():
                 self.ages[name][units] = 0
+                if name in self.utility:
+                    self.utility[name][units] = 0
             self.total += len(chosen)
-            merges = self.traced.color(self.threshold, colors="faithful").merges
+            merges, _ = self._color()
         return Broken(epoch, recycled, before, self._fibers(merges), len(found), kl)
+
+    def _color(self) -> tuple[Mapping[str, Merge], Mapping[str, np.ndarray] | None]:
+        """How neurons make one; of rivals at a cosine distance of 0.3, which only counts fibers."""
+        if self.method != "fibers":
+            return self.traced.color(colors="faithful").merges, None
+        if self.colors == "activations":
+            assert isinstance(self.threshold, (int, float))
+            return by_activations(self.traced.network, self._activations(), self.threshold)
+        return self.traced.color(self.threshold, colors=self.colors).merges, None
+
+    def _activations(self) -> dict[str, Tensor]:
+        return all_activations(self.policy, self.traced.network, [arguments(one) for one in self.probe])
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {n: p.grad for n, p in self.policy.named_parameters() if p.grad is not None}
+
+    def _fresh(self) -> Mapping[str, Tensor]:
+        return self.initial(int(torch.randint(2**31, (), generator=self.generator)))
+
+    def _dormant(self) -> list[Candidate]:
+        """What a rival makes fresh."""
+        network, part = self.traced.network, float(self.threshold)  # type: ignore[arg-type]
+        if self.method == "redo":
+            h = self._activations()
+            return quiet({n: activity(h[n].reshape(-1, network[n].units)) for n in self.ages if n in h}, part)
+        if self.method == "regrama":
+            rows = by_unit(network, self._gradients(), "out")
+            return quiet({n: gradient_activity(rows[n]) for n in self.ages if n in rows}, part)
+        for name, ages in self.ages.items():
+            self.owed[name] += part * int((ages > self.maturity).sum())
+        known = {name: self.utility[name] for name in self.ages if name in self.utility}
+        found = least_useful(known, self.ages, self.maturity, self.owed)
+        self.owed = {name: owed - int(owed) for name, owed in self.owed.items()}
+        return found
+
+    def _follow_utility(self) -> None:
+        network, h = self.traced.network, self._activations()
+        tensors = {n: p.detach() for n, p in self.policy.named_parameters()}
+        outgoing = by_unit(network, tensors, "in")
+        for name in self.ages:
+            if name in h and name in outgoing:
+                now = contribution(h[name].reshape(-1, network[name].units), outgoing[name]).cpu()
+                old = self.utility.get(name, torch.zeros_like(now))
+                self.utility[name] = ETA * old + (1 - ETA) * now
+
+    def _move_weights(self, epoch: int, before: dict[str, int]) -> Broken:
+        strength, old, count = float(self.threshold), copy_of(self.policy), 0  # type: ignore[arg-type]
+        if self.method == "l2-init":
+            pull_back(self.policy, self.first, strength)
+        elif self.method == "shrink-perturb":
+            shrink_and_perturb(self.policy, self._fresh(), strength)
+        else:
+            fresh, gradients = self._fresh(), self._gradients()
+            count = reinitialize_weights(self.policy, gradients, fresh, strength, self.optimizer)
+        kl = divergence(replace(self.traced, policy=old), self.policy, self.probe, actions=self.actions).kl
+        return Broken(epoch, {}, before, self._fibers(self._color()[0]), 0, kl, count)
 
     def _within_budget(
         self, ripe: Sequence[Candidate], merges: Mapping[str, Merge]
@@ -149,11 +261,17 @@ class SymmetryBreaker:
         return {name: int(merges[name].labels.max()) + 1 for name in self.ages}
 
     def state_dict(self) -> dict[str, Any]:
-        """Ages of the units, in steps, how many were recycled, and the generator: tensors and plain data."""
+        """Ages of the units, in steps, how many were recycled, and the generator: tensors and plain data.
+
+        Of l2-init the weights at the start too, of cbp utilities.
+        """
         return {
             "ages": {name: torch.from_numpy(ages.copy()) for name, ages in self.ages.items()},
             "total": self.total,
             "generator": self.generator.get_state(),
+            "first": self.first,
+            "utility": self.utility,
+            "owed": self.owed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -163,3 +281,5 @@ class SymmetryBreaker:
             raise UserError("the symmetry breaker's state is of a policy of other spaces or widths")
         self.ages, self.total = ages, int(state["total"])
         self.generator.set_state(state["generator"])
+        self.first = dict(state["first"]) or self.first
+        self.utility, self.owed = dict(state["utility"]), {**self.owed, **state["owed"]}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pufferlib_kcore.fibration.coloring import cut, inner_products
 from pufferlib_kcore.fibration.quotient import (
     Fibers,
     Map,
@@ -38,11 +39,15 @@ class Candidate:
 
 
 def candidates(
-    network: Network, tensors: Mapping[str, Tensor], merges: Mapping[str, Merge]
+    network: Network,
+    tensors: Mapping[str, Tensor],
+    merges: Mapping[str, Merge],
+    seen: Mapping[str, np.ndarray] | None = None,
 ) -> list[Candidate]:
     """All neurons but one of each fiber, those nearest to the one that is kept first.
 
     merges  how each space merges; kept is the neuron nearest to its fiber's mean, the first of several
+    seen    what neurons are compared by in place of what they receive: {space: (units, D)}
     The distance of rows a and b is |a - b|^2 / 2 |a| |b|, that is 1 - cos for rows of one size; a row that is
     to be g times as large is divided by g first. A neuron of gain 0, which nothing wakes, is at distance 0.
     """
@@ -52,7 +57,8 @@ def candidates(
         if space.whole or merge.labels.max() + 1 == space.units:
             continue
         asleep = merge.gain == 0
-        rows = _rows(space, tensors, network.table, merges) / np.where(asleep, 1, merge.gain)[:, None]
+        rows = _rows(space, tensors, network.table, merges) if seen is None else seen[space.name]
+        rows = rows / np.where(asleep, 1, merge.gain)[:, None]
         awake = np.where(asleep, 0.0, 1.0)
         weights = awake / np.maximum(np.bincount(merge.labels, awake), 1)[merge.labels]
         mean = np.zeros((merge.labels.max() + 1, rows.shape[1]))
@@ -65,6 +71,26 @@ def candidates(
             apart = 0.0 if asleep[unit] else _distance(rows[unit], rows[kept[unit]])
             found.append(Candidate(space.name, int(unit), int(kept[unit]), apart))
     return sorted(found, key=lambda one: one.distance)
+
+
+def by_activations(
+    network: Network, h: Mapping[str, Tensor], threshold: float
+) -> tuple[dict[str, Merge], dict[str, np.ndarray]]:
+    """Fibers of neurons that answer alike on recorded states.  h: {space: (N, units)}
+
+    Average linkage of |a - b|^2 / 2 |a| |b|, a and b what two neurons answered; all silent ones are one.
+    -> merges, and the rows (units, N) that they are of
+    """
+    merges, seen = {}, {}
+    for space in network.spaces:
+        labels = np.arange(space.units)
+        if not space.whole and space.name in h:
+            rows = h[space.name].double().reshape(-1, space.units).T.numpy(force=True).copy()
+            norms = np.linalg.norm(rows, axis=1)
+            labels = cut(inner_products(rows), norms, norms, threshold, by_size=True)
+            seen[space.name] = rows
+        merges[space.name] = Merge.mean(labels.astype(np.int64))
+    return merges, seen
 
 
 def _rows(space: Any, tensors: Mapping[str, Tensor], table: Table, merges: Fibers) -> np.ndarray:

@@ -24,7 +24,7 @@ from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Settings
 from pufferlib_kcore.settings.sections import RETIRED
 from pufferlib_kcore.store import EnvFacts, Facts, Run, StateFile, checkpoints
-from pufferlib_kcore.training import precision, reporting
+from pufferlib_kcore.training import breaking, diagnosing, precision, reporting, watching  # noqa: F401
 from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.algorithm import Tools, algorithms
 from pufferlib_kcore.training.companions import companions
@@ -192,7 +192,8 @@ def loop_in(
     own = algorithms.settings(request.algorithm, request.algorithm_settings)
     algorithm = algorithms[request.algorithm](policy, world.vec, t, tools, **own)
     members = {
-        name: companions[name](**companions.settings(name, said)) for name, said in request.companions.items()
+        name: companions[name](**companions.settings(name, said))
+        for name, said in {**companions_in(settings), **request.companions}.items()
     }
     layout = store.MettaFolder if request.home.layout == "metta" else Run
     run = together.first(lambda: request.run or layout.create(request.root, env_name, request.name))
@@ -211,6 +212,18 @@ def loop_in(
         collapse_epochs=(settings.collapse.epoch,),
         threads=worlds.threads(settings, world, policy),
     )
+
+
+def companions_in(settings: Settings) -> Named:
+    """The companions that settings ask for, in the order in which they hear of an epoch."""
+    plain, found = settings.to_plain(), {}
+    if settings.diagnose.on:
+        found["diagnose"] = {key: value for key, value in plain["diagnose"].items() if key != "on"}
+    if settings.watch.on:
+        found["watch"] = plain["watch"]
+    if settings.break_.threshold is not None:
+        found["break"] = plain["break"]
+    return found
 
 
 def begin(run: Run, request: TrainRequest, config: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ MODES = {
     "fibers": "count the fibers of every checkpoint of a run",
     "export": "write a checkpoint as an ONNX file, its recurrent state as inputs and outputs",
     "report": "compare a run with its collapsed run, as PNG and HTML",
+    "diagnose": "look at every checkpoint of a run, or at a file of --metrics, and say what went wrong",
     "autotune": "find the workers, envs and threads that suit this machine",
     "profile": "train for a short while and say where the time goes",
 }
@@ -52,6 +53,7 @@ class Args:
     eval_model_path: str | None
     episodes: int | None  # None: as many as there are environments
     capture_video: bool
+    metrics: str | None  # a file of anybody's metrics, to diagnose
     trust_checkpoint: bool
     config: str | None  # a folder of INI files
     overrides: dict[str, str]  # {"train.batch_size": "4096"}: what goes over a resumed run's settings too
@@ -115,7 +117,9 @@ def load(
             f"--{'run' if given.run else 'control'} belongs to Metta's layout: add --layout metta"
         )
     given.track = None if given.track == "none" else given.track
-    if given.env is None and given.exp_id is None and given.eval_model_path is None:
+    if given.metrics is not None and given.exp_id is not None:
+        raise UserError("--metrics and --exp-id both say what to diagnose: leave one of them out")
+    if (given.env, given.exp_id, given.eval_model_path, given.metrics) == (None,) * 4:
         raise UserError(
             f"nothing to {given.mode}: name an environment, as in python demo.py --mode {given.mode} "
             "--env beam_rider, or a run with --exp-id; --help lists all options"
@@ -233,6 +237,16 @@ def _add_options(parser: Parser) -> None:
     add("--collapse", dest="collapse.threshold", metavar="T", help=merge)
     epoch = "the checkpoint to collapse, else the nearest to it (default: 50); short for --collapse.epoch"
     add("--collapse-epoch", dest="collapse.epoch", metavar="N", help=epoch)
+    apart = (
+        "keep learning: every so often, of neurons this cosine distance apart keep one and make the others "
+    )
+    apart += "fresh, [break] says how"
+    add("--break-symmetry", dest="break.threshold", metavar="T", help=apart)
+    look = "look at the policy after each epoch: diagnosis/.. in metrics.jsonl, [diagnose] says how"
+    add("--diagnose", dest="diagnose.on", nargs="?", const="True", metavar="BOOL", help=look)
+    failure = "watch for failures while training, and warn, stop, or break-symmetry"
+    add("--on-failure", dest="watch.on_failure", metavar="WHAT", help=failure)
+    add("--metrics", metavar="FILE", help="with --mode diagnose: anybody's metrics, JSON lines or CSV")
     trackers = f"track with {' or '.join(TRACKERS)} (bare --track: wandb, offline unless a key is set)"
     add("--track", nargs="?", const="wandb", type=_one_of(*TRACKERS), metavar="TRACKER", help=trackers)
     project = "W&B project (default: pufferlib_kcore)"

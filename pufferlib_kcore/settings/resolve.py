@@ -1,12 +1,13 @@
 """Resolve: from INI layers, a stored run and overrides to one Settings."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.layers import Schema, unknown
-from pufferlib_kcore.settings.sections import FIXED, FREE, RETIRED, SECTIONS, SHORT, Settings
+from pufferlib_kcore.settings.sections import FIXED, FREE, RETIRED, SECTIONS, SHORT, Settings, section_of
 
 
 def resolve(
@@ -66,7 +67,8 @@ def _settled(schema: Schema, overrides: Mapping[str, Any]) -> Settings:
         section: {key: value for key, value in values[section].items() if value is not None}
         for section in FREE
     }
-    return Settings(**fixed, **free)
+    given = fixed | free
+    return Settings(**{f.name: given[section_of(f.name)] for f in fields(Settings)})
 
 
 def flag(section: str, key: str) -> str:

@@ -168,6 +168,47 @@ class CollapseSettings:
         return {name: bound for name, bound in named.items() if bound is not None} or {"max_kl": 0.01}
 
 
+Method = Literal["fibers", "redo", "regrama", "cbp", "swr", "l2-init", "shrink-perturb"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreakSettings:
+    threshold: float | None = within(0, 2)
+    method: Method
+    colors: Literal["weights", "faithful", "activations"]
+    every: int = within(1)
+    after: int = within(0)
+    fraction: float = within(0, 1, " (a part of the neurons)", above=True)
+    maturity: int = within(0)
+    max_kl: float | None = within(0)
+
+    def __post_init__(self) -> None:
+        """Refuse a number that the method cannot take."""
+        if self.threshold is not None and self.method != "fibers" and self.threshold > 1:
+            raise UserError(
+                f"--break-symmetry is {self.threshold}: {self.method} takes a part, from 0 to 1; "
+                "config/default.ini says what of"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseSettings:
+    on: bool
+    every: int = within(1)
+    states: int = within(2)
+    capacity: int = within(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSettings:
+    on_failure: Literal["warn", "stop", "break-symmetry"] | None
+    true_metric: str | None
+
+    @property
+    def on(self) -> bool:
+        return self.on_failure is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of one run.  A None in [env], [policy] or [rnn] leaves the argument out."""
@@ -178,19 +219,47 @@ class Settings:
     rnn: dict[str, Any]
     train: Train
     collapse: CollapseSettings
+    break_: BreakSettings
+    diagnose: DiagnoseSettings
+    watch: WatchSettings
+
+    def __post_init__(self) -> None:
+        """Refuse to break what nobody says how to break."""
+        if self.watch.on_failure == "break-symmetry" and self.break_.threshold is None:
+            raise UserError(
+                "--on-failure break-symmetry must know which neurons count as one: add --break-symmetry 0.3"
+            )
+
+    def __getitem__(self, section: str) -> Any:
+        """A section by its name in files and on the command line."""
+        return {section_of(f.name): getattr(self, f.name) for f in fields(self)}[section]
 
     def to_plain(self) -> dict[str, dict[str, Any]]:
         """Nested dicts of plain values, for config.json."""
-        return asdict(self)
+        return {section_of(name): keys for name, keys in asdict(self).items()}
 
 
-SECTIONS = tuple(f.name for f in fields(Settings))
-FIXED: dict[str, Any] = {name: kind for name, kind in get_type_hints(Settings).items() if is_dataclass(kind)}
+def section_of(field: str) -> str:
+    """The section that a field of Settings is; one that Python would not take for a name ends in _ there."""
+    return field.rstrip("_")
+
+
+SECTIONS = tuple(section_of(f.name) for f in fields(Settings))
+FIXED: dict[str, Any] = {
+    section_of(name): kind for name, kind in get_type_hints(Settings).items() if is_dataclass(kind)
+}
 FREE = tuple(name for name in SECTIONS if name not in FIXED)
 # Settings of earlier versions, of their runs and of PufferLib's INI files: taken, and read by nothing.
 RETIRED = ("train.zero_copy",)
 # What the command line also calls them.
-SHORT = {"train.seed": "--seed", "collapse.threshold": "--collapse", "collapse.epoch": "--collapse-epoch"}
+SHORT = {
+    "train.seed": "--seed",
+    "collapse.threshold": "--collapse",
+    "collapse.epoch": "--collapse-epoch",
+    "break.threshold": "--break-symmetry",
+    "diagnose.on": "--diagnose",
+    "watch.on_failure": "--on-failure",
+}
 
 
 def _fits(whole: str, size: int, parts: str, step: int) -> None:

@@ -6,10 +6,10 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.resolve import flag
 
 RUNS = ("train", "autotune", "profile")  # modes that train
-PLAYS = (*RUNS, "eval", "collapse")  # modes in which environments run
+PLAYS = (*RUNS, "eval", "collapse", "diagnose")  # modes in which environments run
 WORLD = (*PLAYS, "export")
-COLORING = ("train", "collapse", "fibers", "report")  # modes that find fibers at a threshold
-LOADS = ("train", "eval", "collapse", "fibers", "export", "report")
+COLORING = ("train", "collapse", "fibers", "report", "diagnose")  # modes that find fibers at a threshold
+LOADS = ("train", "eval", "collapse", "fibers", "export", "report", "diagnose")
 
 # Options, sections and settings, the more special one first to decide; what is not here goes with every mode.
 USED_BY: dict[str, tuple[str, ...]] = {
@@ -24,6 +24,13 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "--eval-model-path": ("eval", "export"),
     "--episodes": ("eval",),
     "--capture-video": ("eval",),
+    "--metrics": ("diagnose",),
+    "break": ("train",),
+    "diagnose.states": ("train", "diagnose"),
+    "diagnose.capacity": ("train", "diagnose"),
+    "diagnose": ("train",),
+    "watch.true_metric": ("train", "diagnose"),
+    "watch": ("train",),
     "collapse.threshold": COLORING,
     "collapse.linear": COLORING,
     "collapse.cnn": COLORING,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pufferlib_kcore.store.fibers import FibersFile, SpaceFibers
     from pufferlib_kcore.store.history import Count, FiberHistory, SpaceCount
     from pufferlib_kcore.store.models import EnvFacts, Facts, ModelFile
+    from pufferlib_kcore.store.probes import ProbeFile
     from pufferlib_kcore.store.states import StateFile
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "FibersFile",
     "MettaFolder",
     "ModelFile",
+    "ProbeFile",
     "Run",
     "SpaceCount",
     "SpaceFibers",
@@ -38,6 +40,7 @@ MODULES = dict(
     EnvFacts="models",
     Facts="models",
     ModelFile="models",
+    ProbeFile="probes",
     StateFile="states",
     FibersFile="fibers",
     SpaceFibers="fibers",

@@ -1,6 +1,6 @@
 """Checkpoints: plain tensors and plain data, written whole, read without running anything in them.
 
-What the two formats hold, key by key, is said in `models` and `states`.
+What the formats hold, key by key, is said in `models`, `states` and `probes`.
 """
 
 import hashlib
@@ -19,15 +19,17 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import finite
 from pufferlib_kcore.store import atomic
 
-MODEL, STATE = "pufferlib_kcore", "pufferlib_kcore.state"  # the two formats
+MODEL, STATE, PROBE = "pufferlib_kcore", "pufferlib_kcore.state", "pufferlib_kcore.probe"  # the formats
 VERSION = 1
 REQUIRED = {  # format: keys without which a checkpoint is of no use
     MODEL: ("policy", "shapes", "state_dict", "epoch", "agent_steps"),
     STATE: ("optimizer", "epoch", "agent_steps"),
+    PROBE: ("inputs", "epoch"),
 }
 CONTENT = {
     MODEL: "a policy's weights (model_*.pt)",
     STATE: "an optimizer's state (model_*.state.pt)",
+    PROBE: "recorded states (probe.pt)",
 }
 ANOTHER = "delete it and use another checkpoint of the run"
 DAMAGED = f"is damaged or cut short; {ANOTHER}"
@@ -55,7 +57,7 @@ def save(path: str | Path, payload: dict[str, Any]) -> Path:
 def load(path: str | Path, trust: bool = False, format: str | None = None) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing that the file holds is run or imported.
 
-    format: MODEL or STATE, where only one will do.
+    format: MODEL, STATE or PROBE, where only one will do.
     trust: read a pickled torch.nn.Module as well, such as a published PufferLib 2.0 checkpoint, which CAN
         run code; it comes back as {"format": "module", "module": ...}.
     Raises UserError, one sentence with the cure, where the file is missing, damaged, hostile or foreign;

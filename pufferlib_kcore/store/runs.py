@@ -99,6 +99,21 @@ class Run:
         """Fibers at each checkpoint, see FiberHistory."""
         return self.path / "fibers_over_time.json"
 
+    @property
+    def probe_path(self) -> Path:
+        """The states that looks at its policies are of, see ProbeFile."""
+        return self.path / "probe.pt"
+
+    @property
+    def diagnosis_path(self) -> Path:
+        """Metrics of its checkpoints, made afterwards: one JSON object a line."""
+        return self.path / "diagnosis.jsonl"
+
+    @property
+    def findings_path(self) -> Path:
+        """What went wrong with it, see diagnostics.findings: one JSON object a line."""
+        return self.path / "findings.jsonl"
+
     def model_path(self, epoch: int) -> Path:
         return self.path / names.model_file(epoch)
 

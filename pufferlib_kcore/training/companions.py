@@ -15,6 +15,10 @@ from pufferlib_kcore.registry import Registry
 from pufferlib_kcore.training.algorithm import Algorithm
 
 
+def _nobodys(seed: int) -> nn.Module:
+    raise NotImplementedError("whoever made this Epoch does not say how its policy is built")
+
+
 @dataclass(frozen=True)
 class Epoch:
     """The end of an epoch, as a companion sees it; modules, optimizers and rollout are the run's own.
@@ -32,6 +36,8 @@ class Epoch:
     metrics: Mapping[str, float]
     rollout: Any
     generator: torch.Generator  # the companion's own, seeded by run and name, saved and restored with it
+    saved: bool = False  # whether a checkpoint of this epoch will be written
+    untrained: Callable[[int], nn.Module] = _nobodys  # seed -> the run's policy, untrained, at its full size
 
     @property
     def policy(self) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.policies import build
 from pufferlib_kcore.policies.unvalidated import unvalidated
 from pufferlib_kcore.store import Facts, ModelFile, StateFile, checkpoints
 from pufferlib_kcore.training import memory
@@ -222,7 +223,15 @@ class Loop:
             metrics,
             rollout,
             self.tools.generator,
+            saved=self.epoch % self.train.checkpoint_interval == 0,
+            untrained=self._untrained,
         )
+
+    def _untrained(self, seed: int) -> nn.Module:
+        """The run's policy with weights that this seed draws; torch's own generator stays as it is."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return build(self.facts.policy)
 
     def _same_weights(self) -> None:
         for module in self.algorithm.modules.values():

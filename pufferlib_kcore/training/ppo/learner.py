@@ -48,9 +48,10 @@ class Learner:
         self.bptt = train.bptt_horizon
         self.rows = self.together.part(train.minibatch_size, "minibatch_size", self.bptt) // self.bptt
         self.device = next(policy.parameters()).device
+        self.norms: list[float] = []  # of the gradients of one update, before they are scaled down
 
     def update(self, data: Experience) -> dict[str, float]:
-        """-> LOSSES, averaged over minibatches, and explained_variance.  Raises Diverged."""
+        """-> LOSSES and gradient_norm, means over minibatches, and explained_variance.  Raises Diverged."""
         with self.clock("train_misc"):
             advantage = data.advantages(self.train.gamma, self.train.gae_lambda)
             values, valid = data.values[:, :-1], data.valid
@@ -83,7 +84,7 @@ class Learner:
             else:
                 states = None
 
-        totals, count = torch.zeros(len(LOSSES)), 0
+        totals, count, self.norms = torch.zeros(len(LOSSES)), 0, []
         for _ in range(self.train.update_epochs):
             order = torch.randperm(N * T // B, generator=self.generator)
             batches = order.split(self.rows)
@@ -96,6 +97,7 @@ class Learner:
 
         losses = dict(zip(LOSSES, (self._mean(totals) / count).tolist(), strict=True))
         losses["explained_variance"] = explained_variance(values[valid], returns[valid])
+        losses["gradient_norm"] = sum(self.norms) / max(1, len(self.norms))
         return losses
 
     def _near(self, column: Tensor) -> Tensor:
@@ -153,6 +155,7 @@ class Learner:
             (loss * part.share).backward()
             self.together.average_gradients(self.policy)
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.train.max_grad_norm)
+            self.norms.append(float(norm))
             if not math.isfinite(float(norm)) or not math.isfinite(float(loss.detach())):
                 raise Diverged(f"the loss is {float(loss.detach())} and the gradient's norm {float(norm)}")
             self.optimizer.step()
