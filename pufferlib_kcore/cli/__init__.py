@@ -20,6 +20,7 @@ MODULES = {  # each mode's function is `run` in its module, imported when it is 
     "export": "export",
     "fibers": "fibers",
     "report": "report",
+    "diagnose": "diagnose",
     "autotune": "autotune",
     "profile": "profile",
 }

@@ -106,7 +106,7 @@ def gradients(traced: Traced, inputs: Inputs, *, actions: str | int = 0) -> dict
     }
 
 
-def fibers_of(traced: Traced, threshold: float = 0.3) -> dict[str, float]:
+def fibers_of(traced: Traced, threshold: float | Mapping[str, float] = 0.3) -> dict[str, float]:
     """`units` that can merge, and their `fibers` at a cosine distance, in all and as fibers/space."""
     widths = traced.color(threshold).widths
     counts = {s.name: (s.units, widths[s.name]) for s in traced.network.spaces if not s.whole}

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,10 @@ class Records:
         return self.columns[name]
 
 
-def read(path: str | Path) -> Records:
+def read(path: str | Path, true_metric: str | None = None) -> Records:
     """Records from a file of one JSON object a line, or from CSV with names in its first line (*.csv).
 
+    true_metric: the name of what should rise with the return, which becomes `true_return`.
     Raises UserError naming the file and the line that is neither.
     """
     path = Path(path)
@@ -122,7 +123,10 @@ def read(path: str | Path) -> Records:
                 raise UserError(f"{path}, line {number}, is no JSON object: expected one record a line")
             rows.append(row)
     try:
-        return Records.of([row for row in rows if row])
+        found = Records.of([row for row in rows if row])
+        if true_metric is None:
+            return found
+        return replace(found, columns={**found.columns, "true_return": found.named(true_metric)})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 

@@ -22,7 +22,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "--wandb-group": ("train",),
     "--wandb-entity": ("train",),
     "--eval-model-path": ("eval", "export"),
-    "--episodes": ("eval",),
+    "--episodes": ("eval", "diagnose"),
     "--capture-video": ("eval",),
     "--metrics": ("diagnose",),
     "break": ("train",),

@@ -12,7 +12,7 @@ from pufferlib_kcore.store import atomic
 
 def append(path: str | Path, record: dict[str, Any]) -> None:
     """Append a record of numbers and text, NaN and infinities as null.  Raises UserError if it cannot."""
-    line = json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
+    line = json.dumps(plain(record), allow_nan=False).encode() + b"\n"
     try:
         with open(path, "ab+") as file:
             if file.tell() and _last_byte(file) != b"\n":  # a killed process left part of a line
@@ -45,11 +45,12 @@ def truncate(path: str | Path, epoch: int) -> None:
     atomic.write(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The same in what JSON has; NaN and infinities as null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()  # a scalar of numpy or torch
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -110,6 +110,11 @@ class Run:
         return self.path / "diagnosis.jsonl"
 
     @property
+    def references_path(self) -> Path:
+        """What its task pays without skill, see diagnostics.references."""
+        return self.path / "references.json"
+
+    @property
     def findings_path(self) -> Path:
         """What went wrong with it, see diagnostics.findings: one JSON object a line."""
         return self.path / "findings.jsonl"

@@ -81,7 +81,7 @@ class Breaking(Companion):
                 epoch.policy,
                 example(inputs),
                 epoch.optimizer,
-                seed=int(torch.randint(2**31, (), generator=epoch.generator)),
+                seed=0 if self.state else int(torch.randint(2**31, (), generator=epoch.generator)),
                 initial=lambda seed: fresh(epoch, breaker.traced, seed),
                 **self.settings,
             )

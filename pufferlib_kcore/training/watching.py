@@ -7,6 +7,7 @@ from typing import Any
 
 from pufferlib_kcore.diagnostics.findings import SEVERITIES, Finding, diagnose
 from pufferlib_kcore.diagnostics.records import Records
+from pufferlib_kcore.diagnostics.references import References
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import Run, metrics
 from pufferlib_kcore.training.breaking import ASKED
@@ -50,7 +51,8 @@ class Watching(Companion):
             told = ", ".join(sorted(self.records[-1]))
             raise UserError(f"--watch.true-metric {self.true_metric}: expected one of {told}")
         records = Records.of(renamed(self.records, self.true_metric))
-        new = [one for one in diagnose(records).findings if one.kind not in self.said]
+        known = References.load(Run(epoch.folder).references_path)
+        new = [one for one in diagnose(records, known).findings if one.kind not in self.said]
         for one in new:
             self.said[one.kind] = one.severity
             metrics.append(Run(epoch.folder).findings_path, {"epoch": epoch.number, **one.to_plain()})
