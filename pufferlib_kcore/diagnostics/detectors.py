@@ -458,8 +458,9 @@ def _fall(run: Run, i: int) -> float:
 def _recovers(run: Run, i: int) -> bool:
     """Whether half of the fall is made good afterwards: the policy could learn what changed."""
     r = filled(run.records["episode_return"])
-    low = np.min(r[i : i + run.t.width])
-    return bool(np.max(run.returns[i:]) - low > 0.5 * _fall(run, i))
+    low = i + int(np.argmin(r[i : i + run.t.width]))
+    later = smooth(r[low:], run.t.rows)
+    return bool(np.max(later) - r[low] > 0.5 * _fall(run, i))
 
 
 def _beyond(value: float, threshold: float) -> float:

@@ -27,7 +27,6 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "policy_collapse": ("no_learning", "representation_collapse", "plasticity_loss"),
     "plasticity_loss": ("nonstationarity", "representation_collapse", "no_learning"),
     "representation_collapse": ("no_learning",),
-    "nonstationarity": ("policy_collapse",),
 }
 
 

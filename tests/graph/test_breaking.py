@@ -44,3 +44,93 @@ def test_the_function_stays_and_the_fibers_part(kind):
         assert done.before[name] == labels.max() + 1
         assert done.after[name] == len(labels)
     assert breaker.step(1).count == 0
+
+
+class Trunk(nn.Module):
+    """Convolution, norm, a trunk that two heads share, and a GRU."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 5, 3), norm(5)
+        self.trunk = nn.Linear(5 * 4, 7)
+        self.gru = nn.GRU(7, 6, batch_first=True)
+        self.actor, self.critic = nn.Linear(6, 3), nn.Linear(6, 1)
+
+    def forward(self, x):
+        h = torch.tanh(self.trunk(torch.relu(self.norm(self.conv(x))).flatten(1)))
+        h, _ = self.gru(h[None])
+        return self.actor(h), self.critic(h)
+
+
+def trunk(norm):
+    base, given = random_(Trunk(norm)).eval(), (torch.randn(4, 2, 4, 4).double(),)
+    for x in base.buffers():
+        if x.is_floating_point():
+            x.copy_(torch.rand(x.shape).double() + 0.5)
+    return lifted(base, given)[0].eval(), given
+
+
+@pytest.mark.parametrize("norm", [nn.Identity, nn.BatchNorm2d])
+def test_through_conv_norm_shared_trunk_and_gru(norm):
+    policy, given = trunk(norm)
+    before = flat(policy(*given))
+    done = SymmetryBreaker(policy, given, threshold=0).step(0)
+    assert len(done.recycled) == 3 and done.count >= 8  # conv, trunk, gru
+    assert_same(flat(policy(*given)), before)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.Adam(p, lr=1e-3),
+        lambda p: torch.optim.AdamW(p, lr=1e-3, weight_decay=0.0),
+        lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9),
+        lambda p: torch.optim.RMSprop(p, lr=1e-3, momentum=0.9, centered=True),
+    ],
+    ids=["adam", "adamw", "sgd", "rmsprop"],
+)
+def test_a_fresh_unit_learns_and_nothing_is_remembered_of_the_old_one(make):
+    policy, given, _ = planted("mlp")
+    optimizer = make(policy.parameters())
+
+    def learn():
+        optimizer.zero_grad()
+        sum((x - 1).square().sum() for x in flat(policy(*given))).backward()
+        optimizer.step()
+
+    learn()
+    SymmetryBreaker(policy, given, optimizer, threshold=2, max_kl=None).step(0)  # all but one of a space
+    moments = [m for state in optimizer.state.values() for m in state.values() if m.ndim]
+    done = [(p, p.detach().clone()) for p in (policy.b.weight, policy.actor.weight)]
+    silent = [(x == 0).all(0) for _, x in done]
+    assert all(s.any() for s in silent) and moments
+    rows = silent[1]  # units of b that nobody reads
+    for name, moment in optimizer.state[policy.b.weight].items():
+        if moment.ndim:
+            assert (moment[rows] == 0).all() and (moment[~rows] != 0).any(), name
+    learn()
+    for (p, old), s in zip(done, silent, strict=True):
+        assert ((p - old)[:, s] != 0).any(), "outgoing weights move with the first update"
+
+
+def test_activations_find_units_that_answer_alike_though_their_weights_differ():
+    """relu(x - 5) and relu(2 x - 10) answer nothing on these states; two others answer x."""
+    policy = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    with torch.no_grad():
+        policy[0].weight.copy_(torch.tensor([[1.0], [2.0], [1.0], [1.0]]))
+        policy[0].bias.copy_(torch.tensor([-5.0, -10.0, 0.0, 0.0]))
+        policy[0].weight[3] += 1e-12
+    given = (torch.rand(30, 1).double() + 0.5,)
+    before = policy(*given)
+    done = SymmetryBreaker(policy, given, threshold=1e-3, colors="activations").step(0)
+    assert {len(set(done.recycled["0"]) & {0, 1}), len(set(done.recycled["0"]) & {2, 3})} == {1}
+    torch.testing.assert_close(policy(*given), before, rtol=0, atol=1e-10)
+
+
+def test_collapse_after_breaking_finds_nothing_more_at_zero():
+    policy, given, _ = planted("mlp")
+    breaker = SymmetryBreaker(policy, given, threshold=0)
+    breaker.step(0)
+    assert all(k == policy_units for k, policy_units in zip(
+        breaker._fibers(breaker.traced.color(0).merges).values(),
+        [len(a) for a in breaker.ages.values()], strict=True))  # fmt: skip
