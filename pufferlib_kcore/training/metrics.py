@@ -30,7 +30,11 @@ LINE = {  # what the plain line shows, in its order: a metric's name and its key
     "overview/learning_rate": "learning_rate",
     "overview/uptime": "uptime",
 }
-KEYS = {**LINE, "overview/wall_time": "wall_time"}  # in metrics.jsonl
+KEYS = {  # in metrics.jsonl
+    **LINE,
+    "overview/wall_time": "wall_time",
+    "losses/gradient_norm": "gradient_norm",
+}
 
 
 def keyed(record: Record) -> dict[str, Any]:
