@@ -27,6 +27,7 @@ class Thresholds:
     width: int = 5  # epochs of a running median
     rows: int = 3  # in a row, for which something must hold
     skill: float = 0.1  # part of the best return's gain over blind, below which nothing was learned
+    never: float = 0.9  # part of the epochs that are without skill where nothing was learned
     fall: float = 0.3  # part of the gain that is lost where a return has fallen
     sure: float = 0.05  # relative entropy below which actions are decided
     alike: float = 0.02  # action diversity [nats, or deviations] below which all states are one
@@ -270,7 +271,7 @@ def no_learning(run: Run) -> Answer:
         risen = late(run.returns) - early(run.records["episode_return"])
         if risen > max(3 * run.noise, t.skill * abs(run.blind)) or (run.best[-1] - run.blind) > 6 * run.noise:
             return None
-    elif not run.unskilled[len(run) // 2 :].mean() > 0.8:
+    elif not run.unskilled.mean() > t.never:
         return None
     kl = run.records["approx_kl"]
     evidence = {"episode_return": float(run.returns[-1]), "blind": run.blind}

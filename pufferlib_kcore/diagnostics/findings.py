@@ -12,7 +12,7 @@ from pufferlib_kcore.diagnostics.references import References
 from pufferlib_kcore.text import aligned
 
 # What each failure brings with it: where both are found, and the cause began no later (by a tenth of the
-# run), the other is named as its symptom alone.
+# run), the other is named as its symptom alone. Those in ALWAYS are whenever they begin.
 EXPLAINS: dict[str, tuple[str, ...]] = {
     "nan": ("evaluation_gap",),
     "gradient_pathology": (
@@ -28,6 +28,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "plasticity_loss": ("nonstationarity", "representation_collapse", "no_learning"),
     "representation_collapse": ("no_learning",),
 }
+ALWAYS = ("no_learning", "nonstationarity")  # the first is told at the end alone, the second comes with many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +122,9 @@ def _explained(findings: list[Finding], epochs: int) -> list[Finding]:
     cause: dict[str, str] = {}
     for kind, one in by_kind.items():
         for other in EXPLAINS.get(kind, ()):
-            if other in by_kind and one.onset <= by_kind[other].onset + slack and cause.get(kind) != other:
+            if other not in by_kind or cause.get(kind) == other:
+                continue
+            if other in ALWAYS or one.onset <= by_kind[other].onset + slack:
                 cause.setdefault(other, kind)
     roots = {kind: kind for kind in by_kind}
     for kind in by_kind:
