@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pufferlib_kcore.jobs.collapsing import CollapseRequest, collapse
     from pufferlib_kcore.jobs.comparing import ReportRequest, report
     from pufferlib_kcore.jobs.controls import ControlRequest, control
+    from pufferlib_kcore.jobs.diagnosing import DiagnoseRequest, diagnose_run
     from pufferlib_kcore.jobs.evaluation import EvaluateRequest, evaluate
     from pufferlib_kcore.jobs.exporting import export
     from pufferlib_kcore.jobs.fibers import FibersRequest, fibers_over_time
@@ -33,6 +34,7 @@ PLACES = {
     "BatchRequest": "batch.request",
     "CollapseRequest": "collapsing",
     "ControlRequest": "controls",
+    "DiagnoseRequest": "diagnosing",
     "EvaluateRequest": "evaluation",
     "FibersRequest": "fibers",
     "FileSource": "source",
@@ -46,6 +48,7 @@ PLACES = {
     "autotune": "autotuning",
     "collapse": "collapsing",
     "control": "controls",
+    "diagnose_run": "diagnosing",
     "evaluate": "evaluation",
     "export": "exporting",
     "fibers_over_time": "fibers",
@@ -64,6 +67,7 @@ __all__ = [
     "BatchRequest",
     "CollapseRequest",
     "ControlRequest",
+    "DiagnoseRequest",
     "EvaluateRequest",
     "FibersRequest",
     "FileSource",
@@ -77,6 +81,7 @@ __all__ = [
     "autotune",
     "collapse",
     "control",
+    "diagnose_run",
     "evaluate",
     "export",
     "fibers_over_time",

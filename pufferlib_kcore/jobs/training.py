@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pufferlib_kcore import store
+from pufferlib_kcore.diagnostics.findings import Finding
 from pufferlib_kcore.environments.contract import WorkerDied
 from pufferlib_kcore.errors import RunFailed, UserError
 from pufferlib_kcore.jobs import commands, stored
@@ -23,7 +24,7 @@ from pufferlib_kcore.jobs.source import RunSource
 from pufferlib_kcore.policies import build
 from pufferlib_kcore.settings import Settings
 from pufferlib_kcore.settings.sections import RETIRED
-from pufferlib_kcore.store import EnvFacts, Facts, Run, StateFile, checkpoints
+from pufferlib_kcore.store import EnvFacts, Facts, Run, StateFile, checkpoints, metrics
 from pufferlib_kcore.training import breaking, diagnosing, precision, reporting, watching  # noqa: F401
 from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.algorithm import Tools, algorithms
@@ -325,12 +326,27 @@ def header_line(world: worlds.World, loop: Loop, collapse: dict[str, Any] | None
     return " ".join(f"{key}={value}" for key, value in fields.items())
 
 
+def note_nan(run: Run, epoch: int, where: str) -> None:
+    """Keep as a finding what ended a training."""
+    found = Finding(
+        kind="nan",
+        severity="critical",
+        onset=epoch,
+        said=epoch,
+        confidence=1.0,
+        evidence={},
+        advice=f"{where}: a smaller --train.learning-rate or --train.max-grad-norm, from the last checkpoint",
+    )
+    metrics.append(run.findings_path, {"epoch": epoch, **found.to_plain()})
+
+
 def fitted(loop: Loop, request: TrainRequest, stop: Callable[[], bool]) -> bool:
     """Loop.fit.  Raises RunFailed in words that say what was saved, and what to do."""
     run = loop.run
     try:
         return loop.fit(stop)
     except Diverged as error:
+        note_nan(run, loop.epoch + 1, str(error))
         saved = f"the last good checkpoint is {run.latest()[1]}" if run.checkpoints() else "none was saved"
         raise RunFailed(
             f"training diverged in epoch {loop.epoch + 1}: {error}; {saved}; "
