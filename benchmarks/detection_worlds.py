@@ -103,6 +103,11 @@ class Proxy(gymnasium.Wrapper):
         return observation, float(reward), terminated, truncated, {**info, "true_return": self.true}
 
 
+def anything(env: gymnasium.Env) -> spaces.Box:
+    """Observations of that shape, without bounds."""
+    return spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
+
+
 class Changes(gymnasium.Wrapper):
     """Another task every so many steps: observations are permuted and signed, actions renamed, by chance.
 
@@ -113,6 +118,7 @@ class Changes(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, first: int, every: int, seed: int):
         super().__init__(env)
         self.first, self.every, self.seed, self.steps = first, every, seed, 0
+        self.observation_space = anything(env)
         self.number = -1
         self._change(0)
 
@@ -166,6 +172,10 @@ class Spoiled(gymnasium.Wrapper):
 
 class Wrong(gymnasium.ObservationWrapper):
     """Observations as statistics that were frozen too early show them: too large, and off the middle."""
+
+    def __init__(self, env: gymnasium.Env):
+        super().__init__(env)
+        self.observation_space = anything(env)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         return np.asarray(4 * observation + 2, np.float32)

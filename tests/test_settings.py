@@ -565,7 +565,7 @@ def test_other_names_pass():
 
 
 USED = {
-    "--episodes 3": {"eval"},
+    "--episodes 3": {"eval", "diagnose"},
     "--capture-video": {"eval"},
     "--eval-model-path x.pt": {"eval", "export"},
     "--resume": {"train"},

@@ -27,24 +27,27 @@ class Thresholds:
     width: int = 5  # epochs of a running median
     rows: int = 3  # in a row, for which something must hold
     skill: float = 0.1  # part of the best return's gain over blind, below which nothing was learned
-    never: float = 0.9  # part of the epochs that are without skill where nothing was learned
+    skilled: float = 0.3  # times |blind| above blind, from which on something was learned
     fall: float = 0.3  # part of the gain that is lost where a return has fallen
     sure: float = 0.05  # relative entropy below which actions are decided
     alike: float = 0.02  # action diversity [nats, or deviations] below which all states are one
-    apart: float = 0.1  # approx_kl [nats] of an epoch above which updates are too large
-    clipped: float = 0.6  # share of ratios outside the clip above which they are, too
+    apart: float = 0.15  # approx_kl [nats], a running median, above which updates are too large
+    leap: float = 1.0  # approx_kl [nats] of a single epoch above which it was
+    clipped: float = 0.6  # share of ratios outside the clip, a running median, above which they are, too
     still: float = 1e-7  # approx_kl below which nothing moves
     gradient: float = 30.0  # times its running median above which a gradient's norm is too large
     vanished: float = 1e-6  # of a gradient's norm, of its early median, below which it is gone
-    scale: float = 5.0  # times the largest return so far above which values are out of scale
-    worse: float = -1.0  # explained variance below which values are worse than none
-    growth: float = 20.0  # of the value loss, over its least running median
+    scale: float = 10.0  # times the largest return so far above which values are out of scale
+    growth: float = 20.0  # of the value loss, over the largest until `width` epochs before
+    explains: float = 0.8  # explained variance above which a larger loss is of larger returns
     asleep: float = 0.3  # share of dormant units by which plasticity has suffered
     dead: float = 0.9  # share of dead units with which nothing is represented
-    rank: float = 0.25  # of its early effective rank, below which a representation has collapsed
+    rank: float = 0.25  # of its best effective rank, below which a representation has collapsed
+    same: float = 0.1  # of its best action diversity, below which it tells states apart no more
     sank: float = 0.7  # of the first tasks' best return, below which late tasks' is less
     gap: float = 0.3  # part of the return's range between evaluation and training
-    steep: float = 0.35  # part of the gain that is lost within `width` epochs where a task changed
+    steep: float = 0.6  # part of the gain that is lost within few epochs where a task changed
+    changes: int = 3  # of the task, without which nothing is said of plasticity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +90,11 @@ class Run:
 
     @cached_property
     def blind(self) -> float:
-        """The return without skill: of the references, else of the run's own first epochs."""
-        return early(self.records["episode_return"]) if self.references is None else self.references.blind
+        """The return without skill: of the references, else of the run's first epochs, or its worst tenth."""
+        if self.references is not None:
+            return self.references.blind
+        first, known = early(self.records["episode_return"]), self.returns[np.isfinite(self.returns)]
+        return min(first, float(np.percentile(known, 10))) if len(known) else first
 
     @cached_property
     def best(self) -> np.ndarray:
@@ -103,7 +109,7 @@ class Run:
 
     def fallen(self, part: float) -> np.ndarray:
         """Where so large a part of the gain is lost.  (epochs,) of bool"""
-        return self.best - self.returns > np.maximum(part * self.gain, 3 * self.noise)
+        return self.best - self.returns > np.maximum(part * self.gain, 2 * self.noise)
 
     @property
     def unskilled(self) -> np.ndarray:
@@ -139,41 +145,43 @@ def nan(run: Run) -> Answer:
 def gradient_pathology(run: Run) -> Answer:
     """Updates that move the policy too far, or not at all, though it is asked to learn.
 
-    approx_kl above t.apart with more than t.clipped of the ratios clipped, or a gradient that is t.gradient
-    times its running median for t.rows epochs; or a gradient's norm that vanishes.
+    approx_kl above t.leap once, or its running median above t.apart, or that of clipfrac above t.clipped; or
+    a gradient that outgrew all before it t.gradient times, where the value loss does not say why; or one that
+    vanishes.
     """
     t, r = run.t, run.records
     if why := run.says():
         return why
     if not {"approx_kl", "gradient_norm", "clipfrac"} & set(r.columns):
         return "there is neither approx_kl, clipfrac nor gradient_norm"
-    kl, clip, norm = r["approx_kl"], r["clipfrac"], r["gradient_norm"]
-    far = (np.abs(kl) > t.apart) if "approx_kl" in r else np.zeros(len(run), bool)
-    if "clipfrac" in r:
-        far = far & (clip > t.clipped) if "approx_kl" in r else clip > t.clipped
-    large = sustained(smooth(far.astype(float), t.rows) > 0.5, t.rows)
-    if large is not None:
-        told = {"approx_kl": late(np.abs(kl[large:])), "clipfrac": late(clip[large:])}
+    kl, clip, norm = np.abs(r["approx_kl"]), r["clipfrac"], r["gradient_norm"]
+    far = (kl > t.leap) | (smooth(kl, t.width) > t.apart) | (smooth(clip, t.width) > t.clipped)
+    if far.any():
+        large = int(far.argmax())
+        told = {
+            "approx_kl": float(np.nanmax(kl[large:])),
+            "clipfrac": float(np.nanmax(clip[large:], initial=0)),
+        }
         return Seen(
             severity="high",
             onset=large,
-            told=min(large + t.rows, len(run) - 1),
+            told=large,
             confidence=_beyond(told["approx_kl"], t.apart),
             evidence={name: value for name, value in told.items() if math.isfinite(value)},
             advice="a smaller --train.learning-rate, fewer --train.update-epochs, or a --train.target-kl",
         )
     if "gradient_norm" in r:
-        running = smooth(norm, max(t.width, len(run) // 4))
-        if (where := sustained(norm > t.gradient * np.maximum(running, 1e-12), 1)) is not None and where > 2:
-            if sustained(norm[where:] > t.gradient * running[where - 1], t.rows) is not None:
-                return Seen(
-                    severity="high",
-                    onset=where,
-                    told=min(where + t.rows, len(run) - 1),
-                    confidence=_beyond(float(norm[where] / running[where - 1]), t.gradient),
-                    evidence={"gradient_norm": float(norm[where]), "before": float(running[where - 1])},
-                    advice="a smaller --train.max-grad-norm and --train.learning-rate, rewards scaled to 1",
-                )
+        where = sustained(_outgrown(norm, t, t.gradient) & ~_outgrown(r["value_loss"], t, t.growth), t.rows)
+        if where is not None:
+            before = float(np.nanmax(norm[: max(1, where - t.width)]))
+            return Seen(
+                severity="high",
+                onset=where,
+                told=where + t.rows - 1,
+                confidence=_beyond(float(np.nanmax(norm[where:]) / before), t.gradient),
+                evidence={"gradient_norm": float(np.nanmax(norm[where:])), "before": before},
+                advice="a smaller --train.max-grad-norm and --train.learning-rate, rewards scaled to 1",
+            )
         gone = since(filled(norm) < t.vanished * max(early(norm), 1e-30))
         if gone is not None and len(run) - gone >= t.rows:
             return Seen(
@@ -190,33 +198,31 @@ def gradient_pathology(run: Run) -> Answer:
 
 @DETECTORS.register("value_explosion")
 def value_explosion(run: Run) -> Answer:
-    """Values beyond any return: t.scale times the largest so far, or a value loss that grew t.growth times
-    while values explain less than none at all (explained variance below t.worse)."""
+    """A value loss t.growth times the largest until t.width epochs before, for as long, and not explained by
+    larger returns (explained variance below t.explains); or values t.scale times the largest return."""
     t, r = run.t, run.records
     if why := run.says("value_loss"):
         return why
-    loss, ev = smooth(r["value_loss"], t.rows), r["explained_variance"]
-    least = np.minimum.accumulate(np.maximum(loss, 1e-12))
-    grew = loss > t.growth * least
-    bad = smooth(ev, t.rows) < t.worse if "explained_variance" in r else np.ones(len(run), bool)
-    out = np.zeros(len(run), bool)
+    loss, ev = filled(r["value_loss"]), smooth(r["explained_variance"], t.width)
+    holds = _outgrown(loss, t, t.growth) & ~(ev > t.explains)
     if "diagnosis/value_mean" in r:
         size = np.abs(filled(r["diagnosis/value_mean"])) + filled(r["diagnosis/value_std"])
         returns = np.maximum.accumulate(np.abs(np.nan_to_num(r["episode_return"])))
-        out = size > t.scale * np.maximum(returns, max(1.0, abs(run.blind)))
-    holds = out | (grew & bad)
-    where = sustained(holds, t.rows)
+        known = np.cumsum(np.isfinite(r["episode_return"])) >= t.width
+        holds |= known & (size > t.scale * np.maximum(returns, max(1.0, abs(run.blind))))
+    where = sustained(holds, t.width)
     if where is None:
         return None
+    before = float(np.max(loss[: max(1, where - t.width)]))
     return Seen(
-        severity="critical" if out.any() else "high",
+        severity="critical" if late(loss) > t.growth**2 * before else "high",
         onset=where,
-        told=where + t.rows - 1,
-        confidence=_beyond(float(loss[where:].max() / least[where]), t.growth),
+        told=where + t.width - 1,
+        confidence=_beyond(float(loss[where:].max() / before), t.growth),
         evidence={
             "value_loss": float(loss[where:].max()),
-            "least value_loss": float(least[where]),
-            "explained_variance": float(np.nanmin(ev[where:])) if "explained_variance" in r else math.nan,
+            "before": before,
+            **({"explained_variance": late(ev)} if "explained_variance" in r else {}),
         },
         advice="rewards scaled to about 1, --train.clip-vloss True, a smaller learning rate",
     )
@@ -267,11 +273,8 @@ def no_learning(run: Run) -> Answer:
     t = run.t
     if why := run.says("episode_return"):
         return why
-    if run.references is None:
-        risen = late(run.returns) - early(run.records["episode_return"])
-        if risen > max(3 * run.noise, t.skill * abs(run.blind)) or (run.best[-1] - run.blind) > 6 * run.noise:
-            return None
-    elif not run.unskilled.mean() > t.never:
+    margin = max(t.skilled * abs(run.blind), 3 * run.noise / t.width**0.5, 1e-9)
+    if sustained(smooth(run.records["episode_return"], t.width) > run.blind + margin, t.width) is not None:
         return None
     kl = run.records["approx_kl"]
     evidence = {"episode_return": float(run.returns[-1]), "blind": run.blind}
@@ -314,7 +317,7 @@ def nonstationarity(run: Run) -> Answer:
 
 @DETECTORS.register("plasticity_loss")
 def plasticity_loss(run: Run) -> Answer:
-    """After each change of the task less is reached than before, and units sleep or directions are lost."""
+    """After changes of the task less and less is reached, or after one next to nothing ever again."""
     t, r = run.t, run.records
     if why := run.says("episode_return"):
         return why
@@ -322,19 +325,22 @@ def plasticity_loss(run: Run) -> Answer:
     if not drops:
         return None
     cuts = [0, *drops, len(run)]
-    peaks = [float(np.max(run.returns[a:b])) for a, b in zip(cuts[:-1], cuts[1:], strict=True) if b > a + 1]
-    if len(peaks) < 3:
-        return None
-    first, last = max(peaks[: max(1, len(peaks) // 3)]), float(np.median(peaks[-max(1, len(peaks) // 3) :]))
+    peaks = [float(np.max(run.returns[a:b])) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    third = max(1, len(run) // 3)
+    first, last = (float(np.percentile(part, 90)) for part in (run.returns[:third], run.returns[-third:]))
     gained = first - run.blind
-    if gained <= 3 * run.noise or last - run.blind > t.sank * gained:
+    if gained <= max(5 * run.noise / t.width**0.5, t.skilled * abs(run.blind)):
+        return None
+    never = drops[0] < len(run) / 2 and last - run.blind < t.fall * gained
+    if not never and (len(drops) < t.changes or last - run.blind > t.sank * gained):
         return None
     told = {
         name: late(r[f"diagnosis/{name}"])
         for name in ("dormant", "gradient_dormant", "effective_rank", "weight_norm")
         if f"diagnosis/{name}" in r
     }
-    onset = next((i for i, p in zip(cuts[1:], peaks[1:], strict=False) if p - run.blind < t.sank * gained), 0)
+    below = [i for i, p in zip(cuts[1:], peaks[1:], strict=False) if p - run.blind < t.sank * gained]
+    onset = below[0] if below else len(run) - third
     return Seen(
         severity="high",
         onset=onset,
@@ -360,10 +366,15 @@ def representation_collapse(run: Run) -> Answer:
         holds |= rank < np.maximum(t.rank * np.maximum.accumulate(rank), 1.5)
     if "diagnosis/dead" in r:
         holds |= filled(r["diagnosis/dead"]) > t.dead
+    if "diagnosis/action_diversity" in r:
+        varied = filled(r["diagnosis/action_diversity"])
+        best = np.maximum.accumulate(varied)
+        decided = filled(r["diagnosis/relative_entropy"]) < t.sure
+        holds |= (best > t.alike) & (varied < t.same * best) & ~decided
     where = since(holds & (run.fallen(t.fall) | run.unskilled))
     if where is None or len(run) - where < t.rows:
         return None
-    names = ("effective_rank", "dead", "dormant", "srank")
+    names = ("effective_rank", "dead", "dormant", "action_diversity")
     told = {name: late(r[f"diagnosis/{name}"]) for name in names if f"diagnosis/{name}" in r}
     return Seen(
         severity="high",
@@ -439,14 +450,23 @@ def evaluation_gap(run: Run) -> Answer:
     )
 
 
+def _outgrown(x: np.ndarray, t: Thresholds, times: float) -> np.ndarray:
+    """Where it is so many times the largest until t.width epochs before, twice over.  (epochs,) of bool"""
+    x, lag = filled(x), min(2 * t.width, len(x))
+    before = np.concatenate([np.full(lag, np.inf), np.maximum.accumulate(x)[: len(x) - lag]])
+    return x > times * np.maximum(before, 1e-12)
+
+
 def _drops(run: Run) -> list[int]:
-    """Places before which the return fell by t.steep of the gain within t.width epochs."""
+    """Places before which the return, well above blind, lost t.steep of that within t.rows epochs."""
     t, r = run.t, filled(run.records["episode_return"])
-    need = np.maximum(t.steep * run.gain, 4 * run.noise)
+    least = max(t.skilled * abs(run.blind), 5 * run.noise)
     found: list[int] = []
-    for i in range(t.width, len(run) - 1):
-        before, after = np.median(r[i - t.width : i]), np.median(r[i : i + 2])
-        if before - after > need[i] and (not found or i - found[-1] > t.width):
+    for i in range(t.width, len(run) - t.rows + 1):
+        before, after = np.median(r[i - t.width : i]), np.median(r[i : i + t.rows])
+        above = before - run.blind
+        falls = above > max(least, t.fall * run.gain[i]) and before - after > t.steep * above
+        if falls and (not found or i - found[-1] > t.width):
             found.append(i)
     return found
 

@@ -14,10 +14,10 @@ from pufferlib_kcore.text import aligned
 # What each failure brings with it: where both are found, and the cause began no later (by a tenth of the
 # run), the other is named as its symptom alone. Those in ALWAYS are whenever they begin.
 EXPLAINS: dict[str, tuple[str, ...]] = {
-    "nan": ("evaluation_gap",),
+    "nan": ("evaluation_gap", "no_learning"),
     "gradient_pathology": (
-        *("value_explosion", "policy_collapse", "representation_collapse", "no_learning", "plasticity_loss"),
-        *("nonstationarity", "evaluation_gap"),
+        *("nan", "value_explosion", "policy_collapse", "representation_collapse", "no_learning"),
+        *("plasticity_loss", "nonstationarity", "evaluation_gap"),
     ),
     "value_explosion": (
         *("nan", "policy_collapse", "representation_collapse", "no_learning", "plasticity_loss"),
