@@ -303,3 +303,64 @@ def test_help_shows_what_a_study_says(capsys):
         load("--config study.yaml --help")
     text = " ".join(capsys.readouterr().out.split())
     assert "(default: 128; a whole number at least 1)" in text and "--config PATH" in text
+
+
+SEED_000 = """
+defaults:
+  - base: default
+env:
+  name: CartPole-v1
+train:
+  total_steps: 200_000
+  seed: 42
+model:
+  type: ppo
+  policy_hidden_sizes: [64, 64]
+logging:
+  backend: tensorboard
+"""
+
+
+def test_a_study_in_others_words_is_ours(tmp_path):
+    """The example of a policy collapse project's README, as it stands there."""
+    path = tmp_path / "configs/rl/ppo_cartpole.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(SEED_000)
+    args = settings.load(["--config", str(path)])
+    s = args.settings
+    assert (args.env, args.track, args.mode) == ("CartPole-v1", "tensorboard", "train")
+    assert (s.train.total_timesteps, s.train.seed) == (200_000, 42)
+    assert (s.base.policy_name, s.policy["hidden_sizes"]) == ("Mlp", [64, 64])
+    over = ["--trainer.max_steps", "100000", "--env.name", "acrobot", "--seed", "7", "--track", "none"]
+    args = settings.load(["--config", str(path), *over])
+    assert (args.env, args.track, args.settings.train.total_timesteps) == ("acrobot", None, 100_000)
+    assert args.settings.train.seed == 7
+
+
+def test_defaults_by_group_are_files_beside_it(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/small.yaml").write_text("train: {batch_size: 512}\n")
+    path = tmp_path / "study.yaml"
+    path.write_text("defaults: [base: small, _self_]\nenv: {id: cartpole}\ntrain: {lr: 0.5}\n")
+    args = settings.load(["--config", str(path)])
+    assert args.settings.train.batch_size == 512 and args.settings.train.learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("model: {type: ppp}", "did you mean ppo"),
+        ("model: {type: sac}", "expected ppo"),
+        ("model: {policy_hiden_sizes: [3]}", "did you mean policy_hidden_sizes"),
+        ("logging: {backend: tensorbord}", "did you mean tensorboard"),
+        ("logging: 3", "expected keys and values"),
+        ("defaults: [base: tiny]", "base/tiny.yaml"),
+        ("defaults: [3]", "a group and a name"),
+    ],
+)
+def test_what_it_means_by_a_word_that_nobody_knows(tmp_path, text, said):
+    path = tmp_path / "study.yaml"
+    path.write_text(f"{text}\nenv: {{name: cartpole}}\n")
+    with pytest.raises(UserError, match=said) as error:
+        settings.load(["--config", str(path)])
+    assert "study.yaml" in str(error.value)

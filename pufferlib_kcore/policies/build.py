@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pufferlib_kcore.environments.seeds import generator
 from pufferlib_kcore.errors import UserError
-from pufferlib_kcore.policies import fast, puffer  # noqa: F401  registers their policies
+from pufferlib_kcore.policies import fast, mlp, puffer  # noqa: F401  register their policies
 from pufferlib_kcore.policies.registry import POLICIES, RECURRENT
 from pufferlib_kcore.policies.spaces import plain_to_space, space_to_plain
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings import theirs
 from pufferlib_kcore.settings.layers import Schema, environments, unknown
 from pufferlib_kcore.settings.resolve import fitting, flag, from_plain, resolve
 from pufferlib_kcore.settings.sections import SECTIONS, SHORT, SIZES, Settings
@@ -116,6 +117,7 @@ def load(
         raise UserError(
             f"--{'run' if given.run else 'control'} belongs to Metta's layout: add --layout metta"
         )
+    given.track = given.track or (study.tracker if uses(given.mode, "--track", False) else None)
     given.track = None if given.track == "none" else given.track
     if given.metrics is not None and given.exp_id is not None:
         raise UserError("--metrics and --exp-id both say what to diagnose: leave one of them out")
@@ -175,8 +177,9 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
     overrides, dotted, words, waiting = {}, [], [], None
     for word in argv:
         name, equals, text = word.partition("=")
-        option = re.fullmatch(rf"(--)?({'|'.join(SECTIONS)})\.(.+)", name)
+        option = re.fullmatch(rf"(--)?({'|'.join((*SECTIONS, *theirs.SECTIONS))})\.(.+)", name)
         key = option and f"{option[2]}.{option[3].replace('-', '_')}"
+        key = key and (theirs.typed(key) or key)
         if key and equals and not word.startswith("--"):
             dotted.append(f"{key}={text}")
         elif waiting and not word.startswith("--"):

@@ -6,8 +6,8 @@
       batch_size: 4096
       minibatch_size: ${train.batch_size}
 
-Sections and keys are those of the INI files, and a study comes over these. OmegaConf reads it, and is
-imported only where there is one.
+Sections and keys are those of the INI files, or what `theirs` calls them, and a study comes over these.
+OmegaConf reads it, and is imported only where there is one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings import theirs
 from pufferlib_kcore.settings.layers import Layer, Schema, unknown
 from pufferlib_kcore.settings.sections import FREE, SECTIONS
 from pufferlib_kcore.settings.values import nearest
@@ -32,6 +33,7 @@ class Study:
 
     layers: tuple[Layer, ...] = ()  # a file each: that of which it has the last word
     words: dict[str, str] = field(default_factory=dict)  # {"train.gamma": "0.9"}, which come over the files
+    tracker: str | None = None  # that the files ask for
 
     @property
     def texts(self) -> dict[str, str]:
@@ -63,7 +65,8 @@ def read_study(path: str | Path | None, words: Sequence[str] = ()) -> Study:
         return Study()
     from omegaconf import OmegaConf
 
-    files = [] if path is None else list(_files(Path(path), (), set()))
+    found = [] if path is None else list(_files(Path(path), (), set()))
+    files = [(file, held) for file, held, _ in found]
     said = _guarded("the command line", lambda: OmegaConf.from_dotlist(list(words)))
     author = {(section, key): file for file, held in files for section in held for key in held[section]}
     typed = {(section, key) for section in said for key in said[section]}
@@ -74,11 +77,14 @@ def read_study(path: str | Path | None, words: Sequence[str] = ()) -> Study:
         Layer(file, {key: texts[key] for key in texts if key not in typed and author[key] == file}, {})
         for file, _ in files
     ]
-    return Study(tuple(layers), {".".join(key): texts[key] for key in typed})
+    trackers = [tracker for *_, tracker in found if tracker is not None]
+    return Study(
+        tuple(layers), {".".join(key): texts[key] for key in typed}, trackers[-1] if trackers else None
+    )
 
 
-def _files(path: Path, above: tuple[Path, ...], seen: set[Path]) -> Iterator[tuple[Path, Any]]:
-    """A file's sections after those of its defaults, each file once.
+def _files(path: Path, above: tuple[Path, ...], seen: set[Path]) -> Iterator[tuple[Path, Any, str | None]]:
+    """A file's sections, and its tracker, after those of its defaults, each file once.
 
     above: the files by whose defaults it is read
     """
@@ -88,7 +94,7 @@ def _files(path: Path, above: tuple[Path, ...], seen: set[Path]) -> Iterator[tup
     if path.resolve() in seen:
         return
     seen.add(path.resolve())
-    defaults, held = _parts(path)
+    defaults, held, tracker = _parts(path)
     for name in defaults:
         other = path.parent / name
         if not other.is_file() or not is_study(other):
@@ -97,11 +103,11 @@ def _files(path: Path, above: tuple[Path, ...], seen: set[Path]) -> Iterator[tup
             cure = f"did you mean {near}?" if near else f"name a YAML file, from {path.parent} on"
             raise UserError(f"{path}: defaults name {name!r}, which is no YAML file: {cure}")
         yield from _files(other, (*above, path), seen)
-    yield path, held
+    yield path, held, tracker
 
 
-def _parts(path: Path) -> tuple[list[str], Any]:
-    """The names in a file's `defaults`, and its sections."""
+def _parts(path: Path) -> tuple[list[str], Any, str | None]:
+    """The names in a file's `defaults`, its sections, and the tracker that it asks for."""
     from omegaconf import OmegaConf
 
     if not path.is_file():
@@ -111,14 +117,33 @@ def _parts(path: Path) -> tuple[list[str], Any]:
     if not isinstance(plain, dict):
         raise UserError(f"{path} holds {plain!r:.40}: {EXPECTED}")
     defaults = plain.pop("defaults", None) or []
-    if not isinstance(defaults, list) or not all(isinstance(name, str) for name in defaults):
+    if not isinstance(defaults, list):
         raise UserError(f"{path}: defaults = {defaults!r}: expected a list of YAML files")
+    defaults = [name for one in defaults for name in _named(one, path)]
+    plain, tracker = theirs.translated({str(name): keys for name, keys in plain.items()}, str(path))
     for section, keys in plain.items():
         if section not in SECTIONS:
             raise UserError(unknown(f"{path}: section {section!r}", str(section), SECTIONS))
         if not isinstance(keys, dict | None):
             raise UserError(f"{path}: {section} = {keys!r}: {EXPECTED}")
-    return defaults, OmegaConf.create({section: keys for section, keys in plain.items() if keys})
+    return defaults, OmegaConf.create({section: keys for section, keys in plain.items() if keys}), tracker
+
+
+def _named(default: Any, path: Path) -> list[str]:
+    """Files that an entry of `defaults` names: "common.yaml", or {base: small} for base/small.yaml.
+
+    {base: default} without such a file is what everything starts from here anyway.
+    """
+    if isinstance(default, str):
+        return [] if default == "_self_" else [default]
+    if isinstance(default, dict) and all(isinstance(x, str) for pair in default.items() for x in pair):
+        names = []
+        for group, name in default.items():
+            files = [f"{group}/{name}{suffix}" for suffix in SUFFIXES]
+            there = [file for file in files if (path.parent / file).is_file()]
+            names += there[:1] or ([] if name == "default" else files[:1])
+        return names
+    raise UserError(f"{path}: defaults = [{default!r}]: expected a list of YAML files, or a group and a name")
 
 
 def _resolved(whole: Any, author: Mapping[tuple[Any, Any], Any]) -> Any:
