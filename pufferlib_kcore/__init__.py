@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         rule,
         spaces,
     )
+    from pufferlib_kcore.graph.breaker import SymmetryBreaker
     from pufferlib_kcore.graph.search import Search, search
     from pufferlib_kcore.graph.traced import trace
 
@@ -29,6 +30,7 @@ __all__ = [
     "Coloring",
     "Divergence",
     "Search",
+    "SymmetryBreaker",
     "Traced",
     "UserError",
     "ablate",

@@ -101,3 +101,22 @@ def test_a_collapsed_checkpoint_is_loaded_in_ten_lines(tmp_path):
     exec(source, names)
     loaded = names["policy"].state_dict()
     assert loaded.keys() == weights.keys() and all(torch.equal(loaded[n], weights[n]) for n in weights)
+
+
+@pytest.mark.parametrize("page, said", [("symmetry_breaking.md", "[1]"), ("diagnosis.md", "no_learning")])
+def test_what_these_pages_show_from_python(page, said, capsys):
+    torch.manual_seed(0)
+    exec(example(page), {})
+    assert said in capsys.readouterr().out
+
+
+def test_the_diagnosis_page_names_every_metric_and_every_finding():
+    from pufferlib_kcore.diagnostics.detectors import DETECTORS
+    from pufferlib_kcore.diagnostics.look import fibers_of, look
+
+    page = (DOCS / "diagnosis.md").read_text()
+    policy = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    traced = graph.trace(policy, (torch.randn(3, 5),))
+    seen = {**look(traced, [(torch.randn(20, 5),)]).metrics, **fibers_of(traced)}
+    for name in (*(n for n in seen if "/" not in n), "churn", "capacity", *DETECTORS):
+        assert f"`{name}`" in page, name

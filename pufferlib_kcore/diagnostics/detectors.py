@@ -15,7 +15,7 @@ import numpy as np
 
 from pufferlib_kcore.diagnostics.records import Records
 from pufferlib_kcore.diagnostics.references import References
-from pufferlib_kcore.diagnostics.signals import early, filled, late, noise, since, smooth, sustained
+from pufferlib_kcore.diagnostics.signals import early, filled, late, mostly, noise, since, smooth, sustained
 from pufferlib_kcore.registry import Registry
 
 
@@ -251,7 +251,7 @@ def policy_collapse(run: Run) -> Answer:
     alike = found.get("action_diversity", np.ones(len(run), bool))
     learned = run.best[-1] - run.blind > t.skill * max(abs(run.blind), run.noise)
     lost = run.fallen(t.fall) if learned else np.zeros(len(run), bool)
-    where = since(sure & (lost | run.unskilled) & (alike | lost))
+    where = since(mostly(sure & (lost | run.unskilled) & (alike | lost), 2 * t.width + 1))
     if where is None or len(run) - where < t.rows:
         return None
     names = ("diagnosis/relative_entropy", "entropy", "diagnosis/action_diversity", "diagnosis/dominance")
@@ -274,7 +274,7 @@ def no_learning(run: Run) -> Answer:
     if why := run.says("episode_return"):
         return why
     margin = max(t.skilled * abs(run.blind), 3 * run.noise / t.width**0.5, 1e-9)
-    if sustained(smooth(run.records["episode_return"], t.width) > run.blind + margin, t.width) is not None:
+    if sustained(run.returns > run.blind + margin, 2 * t.width) is not None:
         return None
     kl = run.records["approx_kl"]
     evidence = {"episode_return": float(run.returns[-1]), "blind": run.blind}
@@ -332,7 +332,9 @@ def plasticity_loss(run: Run) -> Answer:
     if gained <= max(5 * run.noise / t.width**0.5, t.skilled * abs(run.blind)):
         return None
     never = drops[0] < len(run) / 2 and last - run.blind < t.fall * gained
-    if not never and (len(drops) < t.changes or last - run.blind > t.sank * gained):
+    raw = filled(run.records["episode_return"]) - run.blind
+    means = [float(np.mean(part)) for part in (raw[:third], raw[-third:])]
+    if not never and (len(drops) < t.changes or means[1] > t.sank * means[0]):
         return None
     told = {
         name: late(r[f"diagnosis/{name}"])

@@ -38,6 +38,14 @@ def sustained(holds: np.ndarray, length: int) -> int | None:
     return int(whole.argmax()) if whole.any() else None
 
 
+def mostly(holds: np.ndarray, width: int) -> np.ndarray:
+    """Where it holds in more than half of `width` places around.  (n,) of bool -> (n,) of bool"""
+    return (
+        np.convolve(holds, np.ones(width), "same")
+        > np.convolve(np.ones(len(holds)), np.ones(width), "same") / 2
+    )
+
+
 def since(holds: np.ndarray) -> int | None:
     """From where on it holds to the end; None where it does not hold at the end.  (n,) of bool"""
     if not len(holds) or not holds[-1]:

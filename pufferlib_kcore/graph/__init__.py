@@ -1,5 +1,6 @@
 """The engine on whole policies: trace, color, collapse, lift, rebuild."""
 
+from pufferlib_kcore.graph.breaker import Broken, SymmetryBreaker
 from pufferlib_kcore.graph.collapsing import collapse
 from pufferlib_kcore.graph.colorings import Coloring
 from pufferlib_kcore.graph.controls import ablate, reinitialize
@@ -15,12 +16,14 @@ from pufferlib_kcore.graph.search import Point, Search, search
 from pufferlib_kcore.graph.traced import Traced, trace
 
 __all__ = [
+    "Broken",
     "Collapse",
     "Coloring",
     "Divergence",
     "Point",
     "Search",
     "Spaces",
+    "SymmetryBreaker",
     "Traced",
     "ablate",
     "collapse",
