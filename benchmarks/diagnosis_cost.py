@@ -2,7 +2,7 @@
 
     python benchmarks/diagnosis_cost.py    # some minutes: BeamRider at its own settings, a few epochs
 
-Every epoch is timed in two parts of one run, training and companion, by the process's CPU seconds and those of
+Every epoch is timed in two parts of one run, training and companion, by CPU seconds of the process and of
 its workers; so nothing else on the machine comes between them. At a checkpoint fibers are counted, too.
 """
 

@@ -36,6 +36,7 @@ class Epoch:
     metrics: Mapping[str, float]
     rollout: Any
     generator: torch.Generator  # the companion's own, seeded by run and name, saved and restored with it
+    part: float = 1.0  # of the run's steps that are done
     saved: bool = False  # whether a checkpoint of this epoch will be written
     untrained: Callable[[int], nn.Module] = _nobodys  # seed -> the run's policy, untrained, at its full size
 

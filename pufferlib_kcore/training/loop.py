@@ -223,6 +223,7 @@ class Loop:
             metrics,
             rollout,
             self.tools.generator,
+            part=self.agent_steps / self.train.total_timesteps,
             saved=self.epoch % self.train.checkpoint_interval == 0,
             untrained=self._untrained,
         )

@@ -17,6 +17,7 @@ from pufferlib_kcore.training.metrics import keyed
 ACTS = ("high", "critical")  # severities for which a run is stopped, or broken
 EVERY = 5  # epochs from one look at all detectors to the next
 LEAST = 20  # epochs before the first
+HALF = 0.5  # of the run, before which nobody is told that nothing was learned
 MENDS = ("policy_collapse", "plasticity_loss", "representation_collapse")  # what breaking symmetry may mend
 
 
@@ -52,7 +53,8 @@ class Watching(Companion):
             raise UserError(f"--watch.true-metric {self.true_metric}: expected one of {told}")
         records = Records.of(renamed(self.records, self.true_metric))
         known = References.load(Run(epoch.folder).references_path)
-        new = [one for one in diagnose(records, known).findings if one.kind not in self.said]
+        early = {"no_learning"} if epoch.part < HALF else set()
+        new = [one for one in diagnose(records, known).findings if one.kind not in {*self.said, *early}]
         for one in new:
             self.said[one.kind] = one.severity
             metrics.append(Run(epoch.folder).findings_path, {"epoch": epoch.number, **one.to_plain()})
