@@ -1,12 +1,14 @@
 """Plasticity: PPO on tasks that change, with nothing done, with symmetry breaking, and with its rivals.
 
-    python benchmarks/plasticity.py tune            # picks numbers on seeds that are not reported
+    python benchmarks/plasticity.py tune            # picks numbers, on seeds that are not reported
     python benchmarks/plasticity.py train           # goes on where it was stopped
     python benchmarks/plasticity.py report          # seconds, from benchmarks/plasticity/runs.jsonl
 
-Two streams: CartPole whose observations are permuted and signed anew, and actions renamed, task by task; and
-MuJoCo's InvertedPendulum, the same, its motor pushing the other way at times. A fresh network on each task
-says what could be learned: what a stream's late tasks return below that is lost plasticity.
+CartPole whose observations are permuted and signed anew, and actions renamed, task by task; MuJoCo's
+InvertedPendulum, the same, its motor pushing the other way at times. A fresh network on each task says what
+could be learned: what a stream's late tasks return below that is lost. What is lost may be the function,
+which begins each task sure of what is wrong there and which symmetry breaking leaves as it is on purpose, or
+the network's weights. So there are streams with new heads for each task, where only the trunk is old.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,43 +39,27 @@ class Stream:
     epochs: int
     seeds: int
     settings: dict[str, Any]
+    heads: bool = False  # whether a new task comes with new heads, for action and value, on the old trunk
 
 
+CARTPOLE = {
+    "batch_size": 1024,
+    "minibatch_size": 256,
+    "bptt_horizon": 8,
+    "learning_rate": 3e-3,
+    "update_epochs": 10,
+    "ent_coef": 0.0,
+    "anneal_lr": False,
+}
+PENDULUM = {**CARTPOLE, "batch_size": 2048, "bptt_horizon": 16, "learning_rate": 1e-3}
 STREAMS = {
-    "cartpole": Stream(
-        "cartpole",
-        12,
-        20,
-        8,
-        {
-            "batch_size": 1024,
-            "minibatch_size": 256,
-            "bptt_horizon": 8,
-            "learning_rate": 3e-3,
-            "update_epochs": 10,
-            "ent_coef": 0.0,
-            "anneal_lr": False,
-        },
-    ),
-    "inverted_pendulum": Stream(
-        "inverted_pendulum",
-        8,
-        16,
-        4,
-        {
-            "batch_size": 2048,
-            "minibatch_size": 256,
-            "bptt_horizon": 16,
-            "learning_rate": 1e-3,
-            "update_epochs": 10,
-            "ent_coef": 0.0,
-            "anneal_lr": False,
-        },
-    ),
+    "cartpole": Stream("cartpole", 8, 20, 8, CARTPOLE),
+    "cartpole_heads": Stream("cartpole", 8, 20, 8, CARTPOLE, heads=True),
+    "inverted_pendulum_heads": Stream("inverted_pendulum", 6, 16, 4, PENDULUM, heads=True),
 }
 NUMBERS: dict[str, tuple[float, ...]] = {  # of each method, to choose from
-    "fibers": (0.03, 0.1, 0.3),
-    "fibers, activations": (0.03, 0.1, 0.3),
+    "fibers": (0.1, 0.3),
+    "fibers, activations": (0.3, 1.0),
     "redo": (0.025, 0.1),
     "regrama": (0.025, 0.1),
     "cbp": (0.01, 0.05),
@@ -83,14 +69,17 @@ NUMBERS: dict[str, tuple[float, ...]] = {  # of each method, to choose from
 }
 EVERY = {"l2-init": 1, "shrink-perturb": 1, "cbp": 1}  # epochs; the others act every 4
 TUNING = (100, 101)  # seeds
+TUNED = 4  # tasks of a stream that is tuned on
 
 
-def one(stream: str, method: str, number: float | None, seed: int) -> dict[str, Any]:
+def one(
+    stream: str, method: str, number: float | None, seed: int, tasks: int | None = None
+) -> dict[str, Any]:
     """One run.  method: nothing, fresh (a new network for each task), or one of NUMBERS"""
     import torch
 
     torch.set_num_threads(1)
-    s = STREAMS[stream]
+    s = replace(STREAMS[stream], tasks=tasks or STREAMS[stream].tasks)
     began = time.process_time()
     if method == "fresh":
         parts = [_train(s, {}, seed, (task,)) for task in range(s.tasks)]
@@ -212,7 +201,7 @@ def _train(s: Stream, members: dict[str, Any], seed: int, tasks: Any) -> tuple[l
         run = Run.create(folder, s.world, "run")
         loop = Loop(
             PPO(policy, vec, train, tools), vec, run, train, tools, Facts(policy=spec),
-            companions={"diagnose": Diagnosing(states=128), **members},
+            companions={**new_heads(s), "diagnose": Diagnosing(states=128), **members},
         )  # fmt: skip
         loop.fit()
         records = run.metrics()
@@ -224,6 +213,28 @@ def _train(s: Stream, members: dict[str, Any], seed: int, tasks: Any) -> tuple[l
         end |= played_on(policy, result.policy, vec)
     vec.close()
     return records, end
+
+
+def new_heads(s: Stream) -> dict[str, Any]:
+    """A companion that gives each new task new heads, whose moments begin at 0."""
+    import torch
+
+    from pufferlib_kcore.training.companions import Companion, Said
+
+    class Heads(Companion):
+        def after(self, epoch: Any) -> Said:
+            if epoch.number % s.epochs or epoch.part >= 1:
+                return Said()
+            fresh = dict(epoch.untrained(epoch.number).named_parameters())
+            with torch.no_grad():
+                for name, p in epoch.policy.named_parameters():
+                    if not name.startswith("encoder"):
+                        p.copy_(fresh[name])
+                        for moment in epoch.optimizer.state.get(p, {}).values():
+                            moment.zero_()
+            return Said(changed=True)
+
+    return {"heads": Heads()} if s.heads else {}
 
 
 def played_on(policy: Any, smaller: Any, vec: Any) -> dict[str, float]:
@@ -255,7 +266,7 @@ def last(run: dict[str, Any]) -> float:
     """The mean return over the second half of the last task."""
     s = STREAMS[run["stream"]]
     x = np.array([np.nan if v is None else v for v in run["returns"]], float)
-    return float(np.nanmean(x[-s.epochs // 2 :]))
+    return float(np.nanmean(x[-(s.epochs // 2) :]))
 
 
 def chosen(stream: str) -> dict[str, float]:
@@ -305,12 +316,12 @@ def main() -> None:
     todo: list[tuple] = []
     for stream in args.streams:
         if tuning:
-            todo += [(stream, m, n, seed) for seed in TUNING for m, ns in NUMBERS.items() for n in ns]
+            todo += [(stream, m, n, seed, TUNED) for seed in TUNING for m, ns in NUMBERS.items() for n in ns]
             continue
         for seed in range(STREAMS[stream].seeds):
             todo += [(stream, "nothing", None, seed), (stream, "fresh", None, seed)]
             todo += [(stream, method, number, seed) for method, number in chosen(stream).items()]
-    work([job for job in todo if job not in done], args.jobs, tuning)
+    work([job for job in todo if job[:4] not in done], args.jobs, tuning)
 
 
 if __name__ == "__main__":

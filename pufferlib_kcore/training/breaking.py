@@ -24,8 +24,9 @@ class Breaking(Companion):
 
     Its settings are the breaker's. states: of the last rollout, on which the KL is measured, and what looks
     at activations does. Fresh weights are those of the run's own policy, built anew.
-    breaking/recycled, total: units made fresh, now and so far; weights: single weights (swr); candidates:
-    units that another made superfluous, or dormant ones; fibers_before, fibers_after; kl: nats.
+    breaking/recycled, total: units made fresh, now and so far; age: of units, in epochs, on average; weights:
+    single weights (swr); candidates: units that another made superfluous, or dormant ones; fibers_before,
+    fibers_after; kl: nats.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Breaking(Companion):
         if done is None:
             return Said()
         changed = bool(done.count or done.weights or breaker.method in ("l2-init", "shrink-perturb"))
-        return Said(metrics_of(done, breaker.total), changed=changed)
+        return Said(metrics_of(done, breaker), changed=changed)
 
     def _breaker(self, epoch: Epoch, inputs: list[tuple]) -> SymmetryBreaker:
         if self.breaker is None:
@@ -121,10 +122,12 @@ def untrained_inputs(policy: nn.Module, inputs: tuple) -> tuple:
     return (first.cpu(), *wide)
 
 
-def metrics_of(done: Broken, total: int) -> dict[str, float]:
+def metrics_of(done: Broken, breaker: SymmetryBreaker) -> dict[str, float]:
+    ages = [int(age) for own in breaker.ages.values() for age in own]
     found = {
         "recycled": float(done.count),
-        "total": float(total),
+        "total": float(breaker.total),
+        "age": sum(ages) / len(ages),
         "candidates": float(done.candidates),
         "fibers_before": float(sum(done.before.values())),
         "fibers_after": float(sum(done.after.values())),
