@@ -17,17 +17,16 @@ RATE = 1e-3  # of Adam
 def capacity(traced: Traced, inputs: Inputs, steps: int, seed: int = 0) -> float:
     """1 - MSE after / MSE before: 1 where a copy of the policy fits fresh targets, 0 where it learns nothing.
 
-    The targets are what the policy returns now plus normal noise of its outputs' own spread (1 where they
-    have none), one for each state and output, so that all begin equally far from them: after so many steps of
-    Adam on all states at once. Random targets, as in Lyle et al., 2022, "Understanding and preventing
-    capacity loss in reinforcement learning", 2204.09560; there they are a random network's. Compare numbers
-    of one probe and one number of steps alone.
+    The targets are what the policy returns now plus standard normal noise, one number for each state and
+    output, so that all begin equally far from them: after so many steps of Adam on all states at once. Random
+    targets, as in Lyle et al., 2022, "Understanding and preventing capacity loss in reinforcement learning",
+    2204.09560; there they are a random network's. Compare numbers of one probe and one number of steps alone.
     """
     policy = copy_of(traced.policy)
     with chance_kept(policy, seed), aside(policy), torch.enable_grad():
         rows = [arguments(one) for one in inputs]
         with torch.no_grad():
-            targets = [_noisy(x) for one in rows for x in _outputs(traced, policy, one)]
+            targets = [x + torch.randn(x.shape).to(x) for one in rows for x in _outputs(traced, policy, one)]
         optimizer = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=RATE)
         errors = []
         for step in range(steps + 1):
@@ -52,8 +51,3 @@ def _outputs(traced: Traced, policy: torch.nn.Module, inputs: tuple) -> list[Ten
         x for i, x in enumerate(tensors_in(example.answer(policy))) if i not in traced.network.state_outputs
     ]
     return [x.float() for x in found if x.requires_grad or not torch.is_grad_enabled()]
-
-
-def _noisy(x: Tensor) -> Tensor:
-    spread = x.std() if x.numel() > 1 else x.new_zeros(())
-    return x + torch.where(spread > 0, spread, torch.ones_like(spread)) * torch.randn(x.shape).to(x)

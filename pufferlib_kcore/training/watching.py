@@ -9,6 +9,7 @@ from pufferlib_kcore.diagnostics.findings import SEVERITIES, Finding, diagnose
 from pufferlib_kcore.diagnostics.records import Records
 from pufferlib_kcore.diagnostics.references import References
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.settings import nearest
 from pufferlib_kcore.store import Run, metrics
 from pufferlib_kcore.training.breaking import ASKED
 from pufferlib_kcore.training.companions import Companion, Epoch, Said, companions
@@ -48,9 +49,9 @@ class Watching(Companion):
         self.records.append({**keyed(epoch.metrics), "epoch": epoch.number})
         if len(self.records) < LEAST or epoch.number % EVERY:
             return self._said()
-        if self.true_metric is not None and self.true_metric not in self.records[-1]:
-            told = ", ".join(sorted(self.records[-1]))
-            raise UserError(f"--watch.true-metric {self.true_metric}: expected one of {told}")
+        if self.true_metric is not None and not any(self.true_metric in record for record in self.records):
+            near = nearest(self.true_metric, self.records[-1]) or ", ".join(sorted(self.records[-1]))
+            return Said(stop=f"nothing reports {self.true_metric}, named by --watch.true-metric: try {near}")
         records = Records.of(renamed(self.records, self.true_metric))
         known = References.load(Run(epoch.folder).references_path)
         early = {"no_learning"} if epoch.part < HALF else set()

@@ -111,3 +111,48 @@ def test_capacity_is_none_without_steps_more_with_more_and_gone_with_dead_units(
     with torch.no_grad():
         policy.a.bias.fill_(-100.0)
     assert capacity(traced, [(X,)], 300) < many / 3  # nothing but two biases learns
+
+
+@pytest.mark.parametrize("kind", ["several", "gaussian", "deep lstm", "fast", "two nets"])
+def test_every_kind_of_policy_is_looked_at(kind):
+    """PufferLib's, ours, and one of CleanRL's kind, whose actor and critic share nothing."""
+    import numpy as np
+    from gymnasium import spaces
+
+    from pufferlib_kcore.policies import build, example_inputs, spec_from
+
+    numbers, pixels = spaces.Box(-1, 1, (5,), np.float32), spaces.Box(0, 255, (3, 12, 12), np.uint8)
+    several = spaces.MultiDiscrete([2, 3])
+    if kind == "two nets":
+
+        class Agent(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.actor = nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 3))
+                self.critic = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 1))
+
+            def forward(self, x):
+                return self.actor(x), self.critic(x)
+
+        policy, x = Agent(), (torch.randn(20, 5),)
+    else:
+        observation, action, rnn, name, rnn_args = {
+            "several": (numbers, several, None, "Default", {}),
+            "gaussian": (numbers, spaces.Box(-1, 1, (2,), np.float32), "Recurrent", "Default", {}),
+            "deep lstm": (numbers, spaces.Discrete(3), "Recurrent", "Mlp", {"num_layers": 2}),
+            "fast": (pixels, spaces.Discrete(3), "Recurrent", "Fast", {"num_layers": 2}),
+        }[kind]
+        spec = spec_from(None, name, rnn, {}, rnn_args, observation, action)
+        policy, x = build(spec), example_inputs(spec, 20)
+    traced = graph.trace(policy, x)
+    first = look(traced, [x])
+    again = look(traced, [x], before=first.actions)
+    assert again.metrics.pop("churn") == 0 and again.metrics == first.metrics
+    assert {
+        "entropy",
+        "action_diversity",
+        "dormant",
+        "gradient_dormant",
+        "effective_rank",
+    } <= first.metrics.keys()
+    assert 0 < capacity(traced, [x], 20) < 1

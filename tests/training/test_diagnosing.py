@@ -162,6 +162,17 @@ def test_a_healthy_run_is_left_alone(tmp_path):
     assert not trainer.run.findings_path.exists()
 
 
+def test_a_true_metric_that_nothing_reports_ends_the_run_saved_with_the_nearest_name(tmp_path):
+    trainer = started(tmp_path)
+    watch = Watching(on_failure="warn", true_metric="environment/scor")
+    said = []
+    for row in records(25, fall=False):
+        metrics = {"environment/episode_return": row.pop("episode_return"), **row, "environment/score": 1.0}
+        epoch = trainer._epoch_end(metrics, None)
+        said.append(watch.after(epoch.__class__(**{**vars(epoch), "number": row["epoch"]})).stop)
+    assert said[-1] and "try environment/score" in said[-1] and said[0] is None
+
+
 def test_a_wish_to_break_is_heard_in_the_same_epoch(tmp_path):
     wish = Tells(*[Said()] * 2, Said({"watch/break": 1.0}))
     late = Breaking(threshold=0.9, every=99, after=99, maturity=0, max_kl=None)
