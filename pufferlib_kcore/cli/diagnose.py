@@ -18,6 +18,7 @@ def run(args: Args) -> int:
         source=run_source(args),
         states=settings.diagnose.states,
         capacity=settings.diagnose.capacity,
+        evaluate=settings.diagnose.evaluate,
         threshold=settings.collapse.one_or_by_kind(),
         episodes=8 if args.episodes is None else args.episodes,
         true_metric=settings.watch.true_metric,

@@ -32,6 +32,7 @@ ALIASES = {
     "explained_variance": ("losses/explained_variance", "train/explained_variance"),
     "learning_rate": ("charts/learning_rate", "train/learning_rate", "lr"),
     "eval_return": ("diagnosis/eval_return_greedy", "eval/mean_reward", "evaluation/episode_return"),
+    "eval_return_drawn": ("diagnosis/eval_return",),
     "gradient_norm": ("losses/gradient_norm", "grad_norm", "losses/grad_norm", "train/grad_norm"),
     "true_return": ("environment/true_return",),
 }

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from pufferlib_kcore import graph
 from pufferlib_kcore.diagnostics.capacity import capacity
 from pufferlib_kcore.diagnostics.findings import Diagnosis, diagnose
 from pufferlib_kcore.diagnostics.look import fibers_of, look
 from pufferlib_kcore.diagnostics.records import Records
 from pufferlib_kcore.diagnostics.references import References
+from pufferlib_kcore.environments import seeds
 from pufferlib_kcore.errors import UserError
+from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.jobs.progress import Watch, counted, unwatched
 from pufferlib_kcore.jobs.recording import RecordRequest, played
 from pufferlib_kcore.jobs.references import references
@@ -23,9 +27,21 @@ from pufferlib_kcore.policies.restore import Restored
 from pufferlib_kcore.settings import Settings
 from pufferlib_kcore.store import ProbeFile, Run, atomic, metrics
 from pufferlib_kcore.text import aligned
+from pufferlib_kcore.training.acting import play
 
 SECTION = "diagnosis"
-SHOWN = ("entropy", "churn", "dormant", "gradient_dormant", "effective_rank", "fibers", "capacity")
+ENVS = 16  # that checkpoints play in at once, at most
+SHOWN = (
+    "eval_return",
+    "eval_return_greedy",
+    "entropy",
+    "churn",
+    "dormant",
+    "gradient_dormant",
+    "effective_rank",
+    "fibers",
+    "capacity",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +52,7 @@ class DiagnoseRequest:
     states: int = 256  # of the probe, where the run has none yet
     capacity: int = 0  # gradient steps of the test of capacity; 0: none
     threshold: float | dict[str, float] = 0.3  # of the fibers that are counted
+    evaluate: int = 0  # episodes with each checkpoint, drawing its actions and taking the likeliest; 0: none
     episodes: int = 8  # of each policy without skill, where the run has no references yet; 0: none
     true_metric: str | None = None  # what should rise with the return
 
@@ -70,7 +87,7 @@ def diagnose_run(request: DiagnoseRequest, watch: Watch = unwatched) -> Diagnose
     source, run = request.source, request.source.run
     newest = source.newest()
     probe = probe_for(request, newest.restored, newest.settings, watch)
-    rows = look_at_all(request, probe, watch)
+    rows = look_at_all(request, probe, newest.settings, watch)
     lines = "".join(json.dumps({k: v for k, v in row.items()}) + "\n" for row in rows)
     atomic.write(run.diagnosis_path, lines.encode())
     known = References.load(run.references_path)
@@ -126,9 +143,12 @@ def few(inputs: list[tuple], states: int) -> list[tuple]:
     return kept
 
 
-def look_at_all(request: DiagnoseRequest, probe: ProbeFile, watch: Watch) -> list[dict[str, float]]:
+def look_at_all(
+    request: DiagnoseRequest, probe: ProbeFile, settings: Settings, watch: Watch
+) -> list[dict[str, float]]:
     """What is seen of each checkpoint."""
     source, files = request.source, request.source.run.checkpoints()
+    vec = worlds.one_group(settings, source.vec, min(request.evaluate, ENVS)) if request.evaluate else None
     rows: list[dict[str, float]] = []
     before = traced = None
     for epoch, path in counted(files, len(files), f"looking at {len(files)} checkpoints", watch):
@@ -140,9 +160,22 @@ def look_at_all(request: DiagnoseRequest, probe: ProbeFile, watch: Watch) -> lis
         found = {**seen.metrics, **fibers_of(traced, request.threshold)}
         if request.capacity:
             found["capacity"] = capacity(traced, probe.inputs, request.capacity)
+        if vec is not None:
+            found |= evaluated(restored.policy, vec, settings, request.evaluate)
         row = {"epoch": float(epoch), "agent_steps": float(restored.file.agent_steps)}
         rows.append(row | {f"{SECTION}/{name}": value for name, value in found.items()})
+    if vec is not None:
+        vec.close()
     return rows
+
+
+def evaluated(policy: nn.Module, vec: Any, settings: Settings, episodes: int) -> dict[str, float]:
+    """Mean returns in the same environments, of drawn actions and of the likeliest."""
+    seed = (settings.train.seed, seeds.RECORDING, 8)
+    return {
+        name: float(play(policy, vec, seed, episodes=episodes, greedy=greedy).returns.mean())
+        for name, greedy in (("eval_return", False), ("eval_return_greedy", True))
+    }
 
 
 def together(

@@ -219,7 +219,9 @@ def companions_in(settings: Settings) -> Named:
     """The companions that settings ask for, in the order in which they hear of an epoch."""
     plain, found = settings.to_plain(), {}
     if settings.diagnose.on:
-        found["diagnose"] = {key: value for key, value in plain["diagnose"].items() if key != "on"}
+        found["diagnose"] = {
+            key: value for key, value in plain["diagnose"].items() if key not in ("on", "evaluate")
+        }
     if settings.watch.on:
         found["watch"] = plain["watch"]
     if settings.break_.threshold is not None:

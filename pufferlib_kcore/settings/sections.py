@@ -197,6 +197,7 @@ class DiagnoseSettings:
     every: int = within(1)
     states: int = within(2)
     capacity: int = within(0)
+    evaluate: int = within(0)
 
 
 @dataclass(frozen=True, kw_only=True)

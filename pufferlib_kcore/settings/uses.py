@@ -28,6 +28,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "break": ("train",),
     "diagnose.states": ("train", "diagnose"),
     "diagnose.capacity": ("train", "diagnose"),
+    "diagnose.evaluate": ("diagnose",),
     "diagnose": ("train",),
     "watch.true_metric": ("train", "diagnose"),
     "watch": ("train",),

@@ -65,10 +65,11 @@ def test_a_run_is_looked_at_and_broken_while_it_trains_and_goes_on_so(capsys):
 def test_every_checkpoint_is_looked_at_afterwards(capsys, more):
     run = trained(capsys, *more)
     out = ran(capsys, "--mode", "diagnose", "--exp-id", "a", "--vec", "serial", "--episodes", "2",
-              "--diagnose.states", "32", "--diagnose.capacity", "3")  # fmt: skip
+              "--diagnose.states", "32", "--diagnose.capacity", "3", "--diagnose.evaluate", "4")  # fmt: skip
     rows = [json.loads(line) for line in run.diagnosis_path.read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [2, 4]
     assert {"diagnosis/entropy", "diagnosis/fibers", "diagnosis/capacity"} <= rows[1].keys()
+    assert rows[1]["diagnosis/eval_return"] > 7 and rows[1]["diagnosis/eval_return_greedy"] > 7
     assert "diagnosis/churn" in rows[1] and "diagnosis/churn" not in rows[0]
     known = json.loads(run.references_path.read_text())
     assert known["uniform"] > known["constant"] > 7  # CartPole falls at once where one always pushes one way

@@ -132,7 +132,11 @@ def evaluation_gap(run: Run) -> Answer:
         onset=onset,
         told=int(np.flatnonzero(known)[where + t.rows - 1]),
         confidence=beyond(float(np.median(trained[known][where:] - evaluated[known][where:])), t.gap * span),
-        evidence={"episode_return": late(trained), "eval_return": late(evaluated)},
+        evidence={
+            "episode_return": late(trained),
+            "eval_return": late(evaluated),
+            **({"with drawn actions": late(r["eval_return_drawn"])} if "eval_return_drawn" in r else {}),
+        },
         advice="evaluate with the statistics that normalize observations in training, and draw actions as "
         "there; compare on the same environment settings",
     )
