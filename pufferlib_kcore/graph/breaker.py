@@ -19,7 +19,7 @@ from pufferlib_kcore.fibration.quotient import Merge
 from pufferlib_kcore.graph.activations import all_activations
 from pufferlib_kcore.graph.breaking import Candidate, by_activations, candidates, drawn, recycle
 from pufferlib_kcore.graph.copying import copy_of
-from pufferlib_kcore.graph.faithfulness import divergence
+from pufferlib_kcore.graph.faithfulness import Divergence, divergence
 from pufferlib_kcore.graph.nested import arguments, tensors_of
 from pufferlib_kcore.graph.plasticity import (
     ETA,
@@ -49,7 +49,8 @@ class Broken:
     before: dict[str, int]  # space -> fibers, of those that can merge
     after: dict[str, int]
     candidates: int  # neurons that another one made superfluous, old enough or not
-    kl: float | None  # nats, of the policy before to the one after; None where nobody measured it
+    kl: float  # nats, of the policy before to the one after
+    value_error: float  # squared, in parts of the variance of the values before; nan where there are none
     weights: int = 0  # single weights that are fresh now
 
     @property
@@ -68,12 +69,13 @@ class SymmetryBreaker:
                replaced each time; l2-init, shrink-perturb: the part of the way to the weights at the start,
                or to fresh ones
     method     "fibers", or a rival of `plasticity`: "redo", "regrama", "cbp", "swr", "l2-init",
-               "shrink-perturb". fraction, maturity (but of cbp) and max_kl are of fibers alone.
+               "shrink-perturb". fraction, maturity (but of cbp) and the bounds are of fibers alone.
     colors     of fibers: what makes neurons one, "weights", "faithful", or "activations" on the probe
     every, after  a step acts at epochs after, after + every, ..
     fraction   of those neurons that are old enough, the nearest to their fiber first, are recycled
     maturity   steps that a neuron must have been left alone for
     max_kl     nats: recycle as many as keep the mean KL to the policy before within this, on `probe`
+    max_value_error  and the squared error of its values, in parts of their variance
     probe      recorded inputs, tuples like example_inputs; without them, example_inputs
     initial    seed -> fresh parameters; by default each layer's own `reset_parameters`
     seed       of what is drawn
@@ -94,6 +96,7 @@ class SymmetryBreaker:
         fraction: float = 1.0,
         maturity: int = 0,
         max_kl: float | None = None,
+        max_value_error: float | None = None,
         probe: Sequence[tuple] = (),
         initial: Initial | None = None,
         seed: int = 0,
@@ -113,12 +116,13 @@ class SymmetryBreaker:
         for name, value, least in (("every", every, 1), ("after", after, 0), ("maturity", maturity, 0)):
             if value < least:
                 raise UserError(f"{name} is {value}: expected {least} or more")
-        if max_kl is not None and not max_kl >= 0:
-            raise UserError(f"max_kl is {max_kl}: expected nats, 0 or more")
+        for name, bound in (("max_kl", max_kl), ("max_value_error", max_value_error)):
+            if bound is not None and not bound >= 0:
+                raise UserError(f"{name} is {bound}: expected 0 or more")
         self.traced: Traced = trace(policy, example_inputs, **places)
         self.optimizer, self.threshold = optimizer, threshold
         self.every, self.begin, self.fraction, self.maturity = every, after, fraction, maturity
-        self.max_kl, self.actions = max_kl, actions
+        self.max_kl, self.max_value_error, self.actions = max_kl, max_value_error, actions
         self.probe = list(probe) or [self.traced.example.inputs]
         self.initial = initial or (lambda seed: drawn(policy, seed))
         self.generator = torch.Generator().manual_seed(seed)
@@ -159,10 +163,10 @@ class SymmetryBreaker:
         if self.method == "fibers":
             found = candidates(self.traced.network, tensors_of(self.policy), merges, seen)
             ripe = [one for one in found if self.ages[one.space][one.unit] > self.maturity]
-            chosen, kl = self._within_budget(ripe[: math.ceil(self.fraction * len(ripe))], merges)
+            chosen, off = self._within_budget(ripe[: math.ceil(self.fraction * len(ripe))], merges)
         elif self.method in ("redo", "regrama", "cbp"):
             found = chosen = [one for one in self._dormant() if one.space in self.ages]
-            kl = self._kl(chosen, merges) if chosen else 0.0
+            off = self._off(chosen, merges)
         else:
             return self._move_weights(epoch, before)
         recycled = {
@@ -177,7 +181,7 @@ class SymmetryBreaker:
                     self.utility[name][units] = 0
             self.total += len(chosen)
             merges, _ = self._color()
-        return Broken(epoch, recycled, before, self._fibers(merges), len(found), kl)
+        return Broken(epoch, recycled, before, self._fibers(merges), len(found), off.kl, off.value_error)
 
     def _color(self) -> tuple[Mapping[str, Merge], Mapping[str, np.ndarray] | None]:
         """How neurons make one; of rivals at a cosine distance of 0.3, which only counts fibers."""
@@ -232,30 +236,35 @@ class SymmetryBreaker:
         else:
             fresh, gradients = self._fresh(), self._gradients()
             count = reinitialize_weights(self.policy, gradients, fresh, strength, self.optimizer)
-        kl = divergence(replace(self.traced, policy=old), self.policy, self.probe, actions=self.actions).kl
-        return Broken(epoch, {}, before, self._fibers(self._color()[0]), 0, kl, count)
+        off = divergence(replace(self.traced, policy=old), self.policy, self.probe, actions=self.actions)
+        after = self._fibers(self._color()[0])
+        return Broken(epoch, {}, before, after, 0, off.kl, off.value_error, count)
 
     def _within_budget(
         self, ripe: Sequence[Candidate], merges: Mapping[str, Merge]
-    ) -> tuple[Sequence[Candidate], float | None]:
+    ) -> tuple[Sequence[Candidate], Divergence]:
         """As many of the candidates, from the first on, as the policy bears; and how far off it is then."""
-        if not ripe:
-            return [], 0.0
-        kl = self._kl(ripe, merges)
-        if self.max_kl is None or kl <= self.max_kl:
-            return ripe, kl
-        some, low, high = 0.0, 0, len(ripe)  # `low` are within, `high` are not
+        off = self._off(ripe, merges)
+        if self._bears(off):
+            return ripe, off
+        some, low, high = self._off([], merges), 0, len(ripe)  # `low` are within, `high` are not
         while high - low > 1:
             middle = (low + high) // 2
-            off = self._kl(ripe[:middle], merges)
-            low, high, some = (middle, high, off) if off <= self.max_kl else (low, middle, some)
+            off = self._off(ripe[:middle], merges)
+            low, high, some = (middle, high, off) if self._bears(off) else (low, middle, some)
         return ripe[:low], some
 
-    def _kl(self, chosen: Sequence[Candidate], merges: Mapping[str, Merge]) -> float:
+    def _bears(self, off: Divergence) -> bool:
+        within = self.max_kl is None or off.kl <= self.max_kl
+        return within and not (self.max_value_error is not None and off.value_error > self.max_value_error)
+
+    def _off(self, chosen: Sequence[Candidate], merges: Mapping[str, Merge]) -> Divergence:
         """What is drawn has no say in it: nobody reads it yet."""
+        if not chosen:
+            return Divergence(0.0, 0.0, 0.0)
         tried = copy_of(self.policy)
         recycle(tried, self.traced.network.table, merges, chosen, tensors_of(self.policy))
-        return divergence(self.traced, tried, self.probe, actions=self.actions).kl
+        return divergence(self.traced, tried, self.probe, actions=self.actions)
 
     def _fibers(self, merges: Mapping[str, Merge]) -> dict[str, int]:
         return {name: int(merges[name].labels.max()) + 1 for name in self.ages}

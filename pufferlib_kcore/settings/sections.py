@@ -181,6 +181,7 @@ class BreakSettings:
     fraction: float = within(0, 1, " (a part of the neurons)", above=True)
     maturity: int = within(0)
     max_kl: float | None = within(0)
+    max_value_error: float | None = within(0)
 
     def __post_init__(self) -> None:
         """Refuse a number that the method cannot take."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ class Breaking(Companion):
     at activations does. Fresh weights are those of the run's own policy, built anew.
     breaking/recycled, total: units made fresh, now and so far; age: of units, in epochs, on average; weights:
     single weights (swr); candidates: units that another made superfluous, or dormant ones; fibers_before,
-    fibers_after; kl: nats.
+    fibers_after; kl: nats; value_error: squared, in parts of the values' variance.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Breaking(Companion):
         fraction: float = 1.0,
         maturity: int = 10,
         max_kl: float | None = 0.01,
+        max_value_error: float | None = 0.05,
         states: int = 256,
     ):
         if threshold is None:
@@ -54,6 +56,7 @@ class Breaking(Companion):
             "fraction": fraction,
             "maturity": maturity,
             "max_kl": max_kl,
+            "max_value_error": max_value_error,
         }
         self.breaker: SymmetryBreaker | None = None
         self.state: dict[str, Any] = {}  # to go on with, as soon as there is a breaker
@@ -133,5 +136,6 @@ def metrics_of(done: Broken, breaker: SymmetryBreaker) -> dict[str, float]:
         "fibers_after": float(sum(done.after.values())),
     }
     found |= {"weights": float(done.weights)} if done.weights else {}
-    found |= {} if done.kl is None else {"kl": done.kl}
+    found |= {"kl": done.kl}
+    found |= {} if math.isnan(done.value_error) else {"value_error": done.value_error}
     return {f"{SECTION}/{name}": value for name, value in found.items()}

@@ -1,5 +1,7 @@
 """Symmetry breaking: what is superfluous becomes fresh, and the policy computes what it did."""
 
+import copy
+
 import pytest
 import torch
 from planted import Net, assert_same, flat, inputs, lifted, nature, random_, two_heads
@@ -134,3 +136,30 @@ def test_collapse_after_breaking_finds_nothing_more_at_zero():
     assert all(k == policy_units for k, policy_units in zip(
         breaker._fibers(breaker.traced.color(0).merges).values(),
         [len(a) for a in breaker.ages.values()], strict=True))  # fmt: skip
+
+
+def near_copies(apart):
+    """Units that nearly compute the same, read with opposite signs by the value alone."""
+    policy = mlp(units=8)
+    with torch.no_grad():
+        for j in (1, 2, 3):
+            policy.a.weight[j] = policy.a.weight[0] + apart * torch.randn(5).double() * j
+            policy.a.bias[j] = policy.a.bias[0]
+    return policy, inputs(50, 5)
+
+
+@pytest.mark.parametrize("bound", ["max_kl", "max_value_error"])
+def test_no_more_are_recycled_than_actions_and_values_bear(bound):
+    """A bound between what one and what all of them cost lets some through, and is kept."""
+    policy, given = near_copies(0.2)
+    free = SymmetryBreaker(copy.deepcopy(policy), given, threshold=0.9, probe=[given]).step(0)
+    before = policy(*given)
+    most = getattr(free, "kl" if bound == "max_kl" else "value_error")
+    breaker = SymmetryBreaker(policy, given, threshold=0.9, probe=[given], **{bound: most / 4})
+    done = breaker.step(0)
+    assert 0 < done.count < free.count
+    after = policy(*given)
+    error = (after[1] - before[1]).square().mean() / before[1].var()
+    assert done.value_error == pytest.approx(float(error), rel=1e-6)
+    assert getattr(done, "kl" if bound == "max_kl" else "value_error") <= most / 4
+    assert SymmetryBreaker(copy.deepcopy(policy), given, threshold=0.9, **{bound: 0.0}).step(0).count == 0

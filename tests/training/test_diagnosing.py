@@ -32,7 +32,16 @@ def members(method="fibers"):
     how = 0.9 if method == "fibers" else 0.3
     return {
         "diagnose": Diagnosing(states=12),
-        "break": Breaking(threshold=how, method=method, every=2, after=2, maturity=1, max_kl=None, states=8),
+        "break": Breaking(
+            threshold=how,
+            method=method,
+            every=2,
+            after=2,
+            maturity=1,
+            max_kl=None,
+            max_value_error=None,
+            states=8,
+        ),
     }
 
 
@@ -175,7 +184,7 @@ def test_a_true_metric_that_nothing_reports_ends_the_run_saved_with_the_nearest_
 
 def test_a_wish_to_break_is_heard_in_the_same_epoch(tmp_path):
     wish = Tells(*[Said()] * 2, Said({"watch/break": 1.0}))
-    late = Breaking(threshold=0.9, every=99, after=99, maturity=0, max_kl=None)
+    late = Breaking(threshold=0.9, every=99, after=99, maturity=0, max_kl=None, max_value_error=None)
     trainer = started(tmp_path, companions={"watch": wish, "break": late})
     trainer.fit()
     told = [r["epoch"] for r in trainer.run.metrics() if "breaking/recycled" in r]
@@ -184,7 +193,10 @@ def test_a_wish_to_break_is_heard_in_the_same_epoch(tmp_path):
 
 def test_a_collapsed_policy_gets_fresh_neurons_of_its_own_width(tmp_path):
     trainer = started(
-        tmp_path, companions={"break": Breaking(threshold=2, every=1, after=1, maturity=0, max_kl=None)}
+        tmp_path,
+        companions={
+            "break": Breaking(threshold=2, every=1, after=1, maturity=0, max_kl=None, max_value_error=None)
+        },
     )
     smaller = graph.collapse(trainer.policy, (torch.zeros(3, 4), None), threshold=0.9).policy
     vec = Laps()
@@ -192,7 +204,9 @@ def test_a_collapsed_policy_gets_fresh_neurons_of_its_own_width(tmp_path):
         tmp_path / "small",
         vec,
         smaller,
-        companions={"break": Breaking(threshold=2, every=1, after=1, maturity=0, max_kl=None)},
+        companions={
+            "break": Breaking(threshold=2, every=1, after=1, maturity=0, max_kl=None, max_value_error=None)
+        },
         **SIX,
     )
     made.facts = facts(vec)
