@@ -1,0 +1,1 @@
+"""Linear mode connectivity: what lies on the straight line between two policies."""
