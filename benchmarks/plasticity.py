@@ -60,12 +60,12 @@ STREAMS = {
 NUMBERS: dict[str, tuple[float, ...]] = {  # of each method, to choose from
     "fibers": (0.1, 0.3, 1.0),
     "fibers, activations": (0.1, 0.3, 1.0),
-    "redo": (0.025, 0.1),
-    "regrama": (0.025, 0.1),
-    "cbp": (0.01, 0.05),
-    "swr": (0.01, 0.05),
-    "l2-init": (0.003, 0.03),
-    "shrink-perturb": (0.003, 0.03),
+    "redo": (0.025, 0.1, 0.3),
+    "regrama": (0.025, 0.1, 0.3),
+    "cbp": (0.002, 0.01, 0.05),
+    "swr": (0.002, 0.01, 0.05),
+    "l2-init": (0.003, 0.01, 0.03),
+    "shrink-perturb": (0.003, 0.01, 0.03),
 }
 EVERY = {"l2-init": 1, "shrink-perturb": 1, "cbp": 1}  # epochs; the others act every 4
 MAX_KL = 0.005  # nats, of symmetry breaking each time; at 0.05 it does harm
@@ -77,7 +77,9 @@ TUNED = 4  # tasks of a stream that is tuned on
 def one(
     stream: str, method: str, number: float | None, seed: int, tasks: int | None = None
 ) -> dict[str, Any]:
-    """One run.  method: nothing, fresh (a new network for each task), or one of NUMBERS"""
+    """One run.  method: nothing, fresh (a new network for each task),
+    distilled (that one, taught the old one's answers first), or one of NUMBERS
+    """
     import torch
 
     torch.set_num_threads(1)
@@ -87,7 +89,7 @@ def one(
         parts = [_train(s, {}, seed, (task,)) for task in range(s.tasks)]
         records = [r for part, _ in parts for r in part]
     else:
-        records, end = _train(s, members_of(method, number), seed, range(s.tasks))
+        records, end = _train(s, members_of(s, method, number), seed, range(s.tasks))
     column = lambda name: [r.get(name) for r in records]  # noqa: E731
     found = {
         "stream": stream,
@@ -107,11 +109,15 @@ def one(
     return found if method == "fresh" else {**found, **end}
 
 
-def members_of(method: str, number: float | None) -> dict[str, Any]:
+def members_of(s: Stream, method: str, number: float | None) -> dict[str, Any]:
+    from plasticity_controls import Distilled
+
     from pufferlib_kcore.training.breaking import Breaking
 
     if method == "nothing":
         return {}
+    if method == "distilled":
+        return {"distilled": Distilled(s.epochs)}
     name, _, colors = method.partition(", ")
     assert number is not None
     every = EVERY.get(name, 4)
@@ -129,7 +135,11 @@ def members_of(method: str, number: float | None) -> dict[str, Any]:
 
 
 def creator(world: str, seed: int, epochs: int, tasks: Any) -> Any:
-    """Environments whose task changes after so many epochs' steps; of a single task that alone."""
+    """Environments whose task changes after so many epochs' steps; of a single task that alone.
+
+    Steps are those of a rollout, in which a reset takes one too. A task ends at its last step for every
+    method alike: the episode that is on is cut off, and does not go on in the old task.
+    """
     import gymnasium
     from detection_worlds import Changes
 
@@ -140,7 +150,18 @@ def creator(world: str, seed: int, epochs: int, tasks: Any) -> Any:
     steps = epochs * (1024 if world == "cartpole" else 2048) // 8
 
     class From(Changes):
-        """Begins with a later task."""
+        """Begins with a later task, and cuts off the episode where the task changes."""
+
+        begun = False
+
+        def reset(self, **how: Any) -> tuple[Any, dict]:
+            self.steps += self.begun
+            self.begun = True
+            return super().reset(**how)
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+            observation, reward, terminated, truncated, info = super().step(action)
+            return observation, reward, terminated, truncated or self.steps % steps == 0, info
 
         def _change(self, number: int) -> None:
             super()._change(number + min(tasks))
@@ -164,6 +185,7 @@ def _train(s: Stream, members: dict[str, Any], seed: int, tasks: Any) -> tuple[l
     from types import SimpleNamespace
 
     import torch
+    from plasticity_controls import Heads
 
     from pufferlib_kcore import graph, settings
     from pufferlib_kcore.diagnostics.look import fibers_of
@@ -198,12 +220,13 @@ def _train(s: Stream, members: dict[str, Any], seed: int, tasks: Any) -> tuple[l
         "checkpoint_interval": s.epochs,
         "precision": "float32",
     }
+    heads = {"heads": Heads(s.epochs)} if s.heads else {}
     train, tools = SimpleNamespace(**{**plain, **own, **s.settings}), Tools(seed)
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(folder, s.world, "run")
         loop = Loop(
             PPO(policy, vec, train, tools), vec, run, train, tools, Facts(policy=spec),
-            companions={**new_heads(s), "diagnose": Diagnosing(states=128), **members},
+            companions={**heads, "diagnose": Diagnosing(states=128), **members},
         )  # fmt: skip
         loop.fit()
         records = run.metrics()
@@ -212,41 +235,22 @@ def _train(s: Stream, members: dict[str, Any], seed: int, tasks: Any) -> tuple[l
         end: dict[str, Any] = {"fibers_end": fibers_of(traced)}
         result = traced.merge(traced.color(0.3), calibrate=probe.inputs)
         end |= {"params": result.report.params_before, "params_collapsed": result.report.params_after}
-        end |= played_on(policy, result.policy, vec)
+        end |= played_on(s, policy, result.policy, seed, tasks[-1])
     vec.close()
     return records, end
 
 
-def new_heads(s: Stream) -> dict[str, Any]:
-    """A companion that gives each new task new heads, whose moments begin at 0."""
-    import torch
-
-    from pufferlib_kcore.training.companions import Companion, Said
-
-    class Heads(Companion):
-        def after(self, epoch: Any) -> Said:
-            if epoch.number % s.epochs or epoch.part >= 1:
-                return Said()
-            fresh = dict(epoch.untrained(epoch.number).named_parameters())
-            with torch.no_grad():
-                for name, p in epoch.policy.named_parameters():
-                    if not name.startswith("encoder"):
-                        p.copy_(fresh[name])
-                        for moment in epoch.optimizer.state.get(p, {}).values():
-                            moment.zero_()
-            return Said(changed=True)
-
-    return {"heads": Heads()} if s.heads else {}
-
-
-def played_on(policy: Any, smaller: Any, vec: Any) -> dict[str, float]:
+def played_on(s: Stream, policy: Any, smaller: Any, seed: int, task: int) -> dict[str, float]:
     """Returns on the last task, of the policy and of its collapse at 0.3, in the same episodes."""
+    from pufferlib_kcore.environments import vector
     from pufferlib_kcore.training.acting import play
 
-    return {
-        name: float(play(p, vec, 7, episodes=16).returns.mean())
-        for name, p in (("return_end", policy), ("return_collapsed", smaller))
-    }
+    found = {}
+    for name, p in (("return_end", policy), ("return_collapsed", smaller)):
+        vec = vector.make(creator(s.world, seed, 10**6, [task]), "serial", 8, seed=seed)  # it stays
+        found[name] = float(play(p, vec, 7, episodes=16).returns.mean())
+        vec.close()
+    return found
 
 
 def runs_path(tuning: bool = False) -> Path:
@@ -322,6 +326,7 @@ def main() -> None:
             continue
         for seed in range(STREAMS[stream].seeds):
             todo += [(stream, "nothing", None, seed), (stream, "fresh", None, seed)]
+            todo += [] if STREAMS[stream].heads else [(stream, "distilled", None, seed)]
             todo += [(stream, method, number, seed) for method, number in chosen(stream).items()]
     work([job for job in todo if job[:4] not in done], args.jobs, tuning)
 

@@ -64,6 +64,7 @@ def of_stream(stream: str, runs: list[dict[str, Any]]) -> list[str]:
     ]
     lines += ["the mean return from the second task on; the other columns are means over the last task.", ""]
     lines += markdown([*header, "made fresh"], rows)
+    lines += ["", *lost(by)]
     rivals = [m for m in by if m in RIVALS]
     lines += ["", *against(by, rivals), ""]
     ends = [r for m in OURS if m in by for r in by[m] if "return_end" in r]
@@ -74,6 +75,26 @@ def of_stream(stream: str, runs: list[dict[str, Any]]) -> list[str]:
             f"Symmetry breaking, then collapse at 0.3, no retraining: {kept:.0%} of the parameters, return "
             f"{before} before and {after} after, on the last task.",
             "",
+        ]
+    return lines
+
+
+def lost(by: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What a stream loses against fresh networks, and how much of that each method has back."""
+    if not {"nothing", "fresh"} <= by.keys():
+        return []
+    areas = {m: interquartile_mean([area(r) for r in own]).value for m, own in by.items()}
+    gap = areas["fresh"] - areas["nothing"]
+    below = improvement([[area(r) for r in by["fresh"]]], [[area(r) for r in by["nothing"]]])
+    lines = [f"Lost: {gap / areas['fresh']:.0%} of a fresh network's area; P(fresh above nothing) = {below}."]
+    back = [
+        f"{m} {(a - areas['nothing']) / gap:.0%}" for m, a in areas.items() if m not in ("nothing", "fresh")
+    ]
+    lines += [f"Of that is back with {', '.join(back)}."] if back and gap > 0 else []
+    if "distilled" in by:
+        lines += [
+            "distilled: each task begins with a fresh network that answers as the old one does. What it does "
+            "not have back is lost to the old policy, not to the old weights."
         ]
     return lines
 
