@@ -16,6 +16,7 @@ from pufferlib_kcore.diagnostics.findings import diagnose
 from pufferlib_kcore.diagnostics.records import Records
 from pufferlib_kcore.diagnostics.references import References
 from pufferlib_kcore.text import markdown
+from pufferlib_kcore.training.watching import may_say
 
 ALSO = {"plasticity_loss": ("nonstationarity",)}  # what is there too, and neither right nor wrong to say
 STEP = 5  # epochs from look to look, where a run is judged while it goes on
@@ -67,7 +68,7 @@ def failed(run: dict[str, Any], healthy: dict[str, float], losses: dict[str, flo
         return bool(after < 0.5 * before and late(x) > blind + 0.3 * (good - blind))  # and learned again
     if kind == "plasticity_loss":
         peaks = [x[i : i + len(x) // 16].max() for i in range(0, len(x), max(1, len(x) // 16))]
-        return float(np.median(peaks[-5:])) < blind + 0.7 * (float(np.median(peaks[:5])) - blind)
+        return float(np.median(peaks[-5:])) < blind + 0.7 * (peaks[0] - blind)
     return late(x) < blind + 0.5 * (good - blind)
 
 
@@ -133,10 +134,7 @@ def _part(k: int, n: int) -> str:
 def lead(run: dict[str, Any], known: dict) -> tuple[int | None, int | None]:
     """(epoch by which it was told while it went on, epoch at which half of the best gain was lost)"""
     rows = run["records"]
-    told = next(
-        (n for n in range(LEAST, len(rows) + 1, STEP) if run["kind"] in judged(run, known, n)),
-        None,
-    )
+    told = next((n for n in range(LEAST, len(rows) + 1, STEP) if run["kind"] in judged(run, known, n)), None)
     x, blind = returns(run), references_of(run, known).blind
     smooth = np.array([np.median(x[max(0, i - 4) : i + 1]) for i in range(len(x))])
     best = np.maximum.accumulate(smooth)
@@ -228,6 +226,15 @@ def report(runs: list[dict[str, Any]], known: dict[str, dict[str, float]], out: 
     print(text)
 
 
+def watched_kinds(run: dict[str, Any], known: dict) -> set[str]:
+    """What the `watch` companion would have said of a run while it went on."""
+    rows, seen = run["records"], set()
+    for n in range(LEAST, len(rows) + 1, STEP):
+        found = diagnose(Records.of(rows[:n]), references_of(run, known)).findings
+        seen |= {f.kind for f in found if f.kind != "no_learning" or may_say(f, n / len(rows))}
+    return seen
+
+
 def leads(some: list[dict[str, Any]], known: dict) -> list[str]:
     rows = []
     for kind in DETECTORS:
@@ -236,12 +243,7 @@ def leads(some: list[dict[str, Any]], known: dict) -> list[str]:
         found = sum(told is not None for told, _ in pairs)
         rows.append([kind, f"{found}/{len(pairs)}", f"{np.median(both):.0f}" if both else "-"])
     watched = [r for r in some if r["kind"] == "healthy"]
-    alarms = 0
-    for r in watched:
-        seen: set[str] = set()
-        for n in range(LEAST, len(r["records"]) + 1, STEP):
-            seen |= judged(r, known, n) - ({"no_learning"} if n < len(r["records"]) / 2 else set())
-        alarms += bool(seen)
+    alarms = sum(bool(watched_kinds(r, known)) for r in watched)
     lines = ["## While they go on: a look every 5 epochs, from epoch 20 on", ""]
     lines += markdown(["kind", "told", "epochs before half of the gain is lost (median)"], rows)
     return [*lines, "", f"False alarms in {alarms} of {len(watched)} healthy runs.", ""]

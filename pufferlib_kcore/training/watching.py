@@ -18,7 +18,7 @@ from pufferlib_kcore.training.metrics import keyed
 ACTS = ("high", "critical")  # severities for which a run is stopped, or broken
 EVERY = 5  # epochs from one look at all detectors to the next
 LEAST = 20  # epochs before the first
-HALF = 0.5  # of the run, before which nobody is told that nothing was learned
+LATE = 0.9  # of the run, before which nobody is told that nothing was learned, unless nothing moves
 MENDS = ("policy_collapse", "plasticity_loss", "representation_collapse")  # what breaking symmetry may mend
 
 
@@ -54,8 +54,8 @@ class Watching(Companion):
             return Said(stop=f"nothing reports {self.true_metric}, named by --watch.true-metric: try {near}")
         records = Records.of(renamed(self.records, self.true_metric))
         known = References.load(Run(epoch.folder).references_path)
-        early = {"no_learning"} if epoch.part < HALF else set()
-        new = [one for one in diagnose(records, known).findings if one.kind not in {*self.said, *early}]
+        found = [one for one in diagnose(records, known).findings if one.kind not in self.said]
+        new = [one for one in found if one.kind != "no_learning" or may_say(one, epoch.part)]
         for one in new:
             self.said[one.kind] = one.severity
             metrics.append(Run(epoch.folder).findings_path, {"epoch": epoch.number, **one.to_plain()})
@@ -75,6 +75,11 @@ class Watching(Companion):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.said = dict(state["said"])
+
+
+def may_say(finding: Finding, part: float) -> bool:
+    """Whether it can be said of a run by now that nothing was learned.  part: of the run that is done"""
+    return part >= LATE or SEVERITIES.index(finding.severity) >= SEVERITIES.index("high")
 
 
 def renamed(records: list[dict[str, Any]], true_metric: str | None) -> list[dict[str, Any]]:

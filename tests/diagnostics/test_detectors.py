@@ -75,6 +75,7 @@ FAILURES = {
     "nonstationarity": dict(
         episode_return=np.where(T < 50, 200.0, np.minimum(200, 30 + 8 * (T - 50))),
         explained_variance=after(50, 0.9, 0.2),
+        value_loss=np.where((T >= 50) & (T < 60), 20.0, 1.0),
     ),
     "reward_hacking": dict(
         episode_return=20 + 3.0 * T, true_return=np.where(T < 40, 4.0 * T, np.maximum(0, 160 - 5 * (T - 40))),
@@ -89,7 +90,7 @@ FAILURES = {
     "nan": dict(value_loss=after(50, 1.0, math.nan)),
     "plasticity_loss": dict(
         episode_return=np.concatenate([
-            np.minimum(20 + 40.0 * np.arange(10), 200 - 17 * i) for i in range(10)
+            np.minimum(20 + 40.0 * np.arange(10), 200 if i == 0 else 110) for i in range(10)
         ]),
         eval_return=None, true_return=None,
     ),
@@ -121,6 +122,20 @@ def test_each_failure_is_found_since_when_it_began(kind):
 @pytest.mark.parametrize("kind", [k for k in DETECTORS if k not in ("policy_collapse", "no_learning")])
 def test_the_same_without_references(kind):
     assert kind in kinds(diagnose(records(**FAILURES[kind])))
+
+
+def test_an_unsteady_training_is_no_change_of_the_task():
+    """The same fall and rise, and values that foresaw it."""
+    unsteady = {**FAILURES["nonstationarity"], "value_loss": np.ones(N)}
+    assert not diagnose(records(**unsteady), BLIND).findings
+
+
+def test_a_task_that_is_learned_again_is_no_loss_of_plasticity():
+    again = np.concatenate([np.minimum(20 + 40.0 * np.arange(10), 200) for _ in range(10)])
+    surprised = np.where(np.arange(N) % 10 < 3, 20.0, 1.0)
+    gone = dict(eval_return=None, true_return=None)
+    found = diagnose(records(episode_return=again, value_loss=surprised, **gone), BLIND)
+    assert kinds(found) == ["nonstationarity"]
 
 
 def test_one_action_that_dominates_is_no_collapse_where_it_pays():

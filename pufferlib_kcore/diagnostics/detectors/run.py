@@ -36,14 +36,14 @@ class Thresholds:
     scale: float = 10.0  # times the largest return so far above which values are out of scale
     growth: float = 20.0  # of the value loss, over the largest until `width` epochs before
     explains: float = 0.8  # explained variance above which a larger loss is of larger returns
-    asleep: float = 0.3  # share of dormant units by which plasticity has suffered
     dead: float = 0.9  # share of dead units with which nothing is represented
     rank: float = 0.25  # of its best effective rank, below which a representation has collapsed
     same: float = 0.1  # of its best action diversity, below which it tells states apart no more
-    sank: float = 0.7  # of the first tasks' best return, below which late tasks' is less
+    sank: float = 0.7  # of the first task's best return, below which later ones reach less
     gap: float = 0.3  # part of the return's range between evaluation and training
     steep: float = 0.6  # part of the gain that is lost within few epochs where a task changed
-    changes: int = 3  # of the task, without which nothing is said of plasticity
+    surprise: float = 4.0  # times the largest value loss shortly before, where a task changed
+    patience: float = 3.0  # times as long as the first task took, after which its return should be back
 
 
 @dataclass(frozen=True, kw_only=True)

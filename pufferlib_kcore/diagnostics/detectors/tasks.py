@@ -10,14 +10,18 @@ from pufferlib_kcore.diagnostics.signals import filled, late, noise, since, smoo
 
 @DETECTORS.register("nonstationarity")
 def nonstationarity(run: Run) -> Answer:
-    """The task changed: the return falls within few epochs, without an update that explains it."""
+    """The task changed: the return falls within few epochs, values are surprised by it, and it is made good.
+
+    Where updates were too large, or the value loss is not t.surprise times the largest shortly before, a
+    return that falls is an unsteady training's.
+    """
     t, r = run.t, run.records
     if why := run.says("episode_return"):
         return why
     drops = drops_of(run)
     kl = np.abs(np.nan_to_num(r["approx_kl"]))
     calm = [i for i in drops if not (kl[max(0, i - t.rows) : i + 1] > t.apart).all()]
-    back = [i for i in calm if recovers(run, i)]
+    back = [i for i in calm if surprised(run, i) and recovers(run, i)]
     if not back:
         return None
     return Seen(
@@ -37,38 +41,32 @@ def nonstationarity(run: Run) -> Answer:
 
 @DETECTORS.register("plasticity_loss")
 def plasticity_loss(run: Run) -> Answer:
-    """After changes of the task less and less is reached, or after one next to nothing ever again."""
+    """What was reached before the task first changed is not reached again, in t.patience times as long.
+
+    The best tenth of the running medians since then is below t.sank of it. Of a task that changes again and
+    again it is that after which less is reached for the first time.
+    """
     t, r = run.t, run.records
     if why := run.says("episode_return"):
         return why
     drops = drops_of(run)
-    if not drops:
+    if not drops or len(run) - drops[0] < t.patience * drops[0]:
         return None
-    cuts = [0, *drops, len(run)]
-    peaks = [float(np.max(run.returns[a:b])) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
-    third = max(1, len(run) // 3)
-    first, last = (float(np.percentile(part, 90)) for part in (run.returns[:third], run.returns[-third:]))
-    gained = first - run.blind
-    if gained <= max(5 * run.noise / t.width**0.5, t.skilled * abs(run.blind)):
-        return None
-    never = drops[0] < len(run) / 2 and last - run.blind < t.fall * gained
-    raw = filled(run.records["episode_return"]) - run.blind
-    means = [float(np.mean(part)) for part in (raw[:third], raw[-third:])]
-    if not never and (len(drops) < t.changes or means[1] > t.sank * means[0]):
+    first = float(np.max(run.returns[: drops[0]])) - run.blind
+    again = float(np.percentile(run.returns[drops[0] + t.width :], 90)) - run.blind
+    if again > t.sank * first:
         return None
     told = {
         name: late(r[f"diagnosis/{name}"])
         for name in ("dormant", "gradient_dormant", "effective_rank", "weight_norm")
         if f"diagnosis/{name}" in r
     }
-    below = [i for i, p in zip(cuts[1:], peaks[1:], strict=False) if p - run.blind < t.sank * gained]
-    onset = below[0] if below else len(run) - third
     return Seen(
         severity="high",
-        onset=onset,
-        told=min(onset + t.width, len(run) - 1),
-        confidence=beyond(t.sank * gained, max(last - run.blind, 1e-9)),
-        evidence={"first tasks": first, "last tasks": last, "blind": run.blind, **told},
+        onset=drops[0],
+        told=min(int(drops[0] * (1 + t.patience)), len(run) - 1),
+        confidence=beyond(t.sank * first, max(again, 1e-9)),
+        evidence={"first": first + run.blind, "best since": again + run.blind, "blind": run.blind, **told},
         advice="--break-symmetry 0.3, or --break.method redo with --break-symmetry 0.025; an L2 pull to the "
         "start (--break.method l2-init)",
     )
@@ -159,6 +157,15 @@ def drops_of(run: Run) -> list[int]:
 def fall_at(run: Run, i: int) -> float:
     r = filled(run.records["episode_return"])
     return float(np.median(r[max(0, i - run.t.width) : i]) - np.median(r[i : i + 2]))
+
+
+def surprised(run: Run, i: int) -> bool:
+    """Whether the value loss leaps at a place; taken for granted where nobody wrote it."""
+    t, loss = run.t, run.records["value_loss"]
+    before, after = loss[max(0, i - t.width) : i], loss[i : i + t.rows]
+    if not (np.isfinite(before).any() and np.isfinite(after).any()):
+        return True
+    return bool(np.nanmedian(after) > t.surprise * np.nanmax(before))
 
 
 def recovers(run: Run, i: int) -> bool:
