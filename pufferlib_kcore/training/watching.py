@@ -16,7 +16,7 @@ from pufferlib_kcore.training.companions import Companion, Epoch, Said, companio
 from pufferlib_kcore.training.metrics import keyed
 
 ACTS = ("high", "critical")  # severities for which a run is stopped, or broken
-EVERY = 5  # epochs from one look at all detectors to the next
+EVERY = 5  # epochs from one look at all detectors to the next, and at least a twentieth of the run so far
 LEAST = 20  # epochs before the first
 LATE = 0.9  # of the run, before which nobody is told that nothing was learned, unless nothing moves
 MENDS = ("policy_collapse", "plasticity_loss", "representation_collapse")  # what breaking symmetry may mend
@@ -39,6 +39,7 @@ class Watching(Companion):
         self.on_failure, self.true_metric = on_failure, true_metric
         self.records: list[dict[str, Any]] = []
         self.said: dict[str, str] = {}  # kind -> severity
+        self.next = LEAST  # number of epochs at which the detectors are asked next
 
     def start(self, epoch: Epoch) -> None:
         run = Run(epoch.folder)
@@ -47,8 +48,9 @@ class Watching(Companion):
 
     def after(self, epoch: Epoch) -> Said:
         self.records.append({**keyed(epoch.metrics), "epoch": epoch.number})
-        if len(self.records) < LEAST or epoch.number % EVERY:
+        if len(self.records) < self.next:
             return self._said()
+        self.next = len(self.records) + max(EVERY, len(self.records) // 20)
         if self.true_metric is not None and not any(self.true_metric in record for record in self.records):
             near = nearest(self.true_metric, self.records[-1]) or ", ".join(sorted(self.records[-1]))
             return Said(stop=f"nothing reports {self.true_metric}, named by --watch.true-metric: try {near}")
@@ -71,10 +73,10 @@ class Watching(Companion):
         return Said(found, stop=stop)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"said": dict(self.said)}
+        return {"said": dict(self.said), "next": self.next}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.said = dict(state["said"])
+        self.said, self.next = dict(state["said"]), int(state["next"])
 
 
 def may_say(finding: Finding, part: float) -> bool:
