@@ -214,3 +214,20 @@ def _share_unevenly(generator: torch.Generator) -> Map:
         return even + noise - share(folded(noise, merge), merge)  # what is added folds to zero
 
     return divide
+
+
+def nearest_lift(even: Tensors, wanted: Tensors, table: Table, fibers: Fibers) -> dict[str, Tensor]:
+    """Of all networks that compute what a lifted one does, the nearest to another of its size.
+
+    even: a lift, wanted: the other's parameters. What writes a space is given, up to what its readers share:
+
+        min |X - W|^2  with  sum_{j in b} g_j X[i, j] = sum_{j in b} g_j L[i, j]  for each fiber b and row i,
+        X[i, j] = W[i, j] + g_j / (sum_{k in b} g_k^2) sum_{k in b} g_k (L[i, k] - W[i, k])
+    """
+    mean = {
+        name: Merge.mean(merge.labels, merge.gain) if isinstance(merge, Merge) else Merge.mean(merge)
+        for name, merge in fibers.items()
+    }
+    off = {name: even[name] - wanted[name] for name in table}
+    moved = carry_all(off, table, mean, {"in": lambda x, merge: share(folded(x, merge), merge)})
+    return {name: wanted[name] + moved[name] for name in table}

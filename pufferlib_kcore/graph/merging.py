@@ -33,8 +33,11 @@ class Collapse(Coloring):
         """Space -> "linear", "cnn", "lstm" or "critic"."""
         return {space.name: space.kind for space in self.network.spaces}
 
-    def lifted(self) -> nn.Module:
+    def lifted(self, near: nn.Module | None = None) -> nn.Module:
         """A policy of the original's size that computes what the collapsed one does; nothing is edited.
+
+        near: a policy of that size, such as the original: how what reads a fiber is shared among its neurons
+            is free but for its sum, and is chosen so that the lift lies nearest to this one
 
         W_lifted = diag(gain) E W E^T diag(pick), where E (n, k) gives each neuron its fiber: what writes a
         space is repeated, times each neuron's gain, and what reads it is shared among a fiber's neurons by
@@ -46,7 +49,10 @@ class Collapse(Coloring):
             for name, merge in self.merges.items()
         }
         table = narrowed(self.network.table, self.merges)
-        return rebuild(self.policy, self.network, quotient.lift(tensors_of(self.policy), table, copies), {})
+        tensors = quotient.lift(tensors_of(self.policy), table, copies)
+        if near is not None:
+            tensors = quotient.nearest_lift(tensors, tensors_of(near), self.network.table, copies)
+        return rebuild(self.policy, self.network, tensors, {})
 
 
 def check(

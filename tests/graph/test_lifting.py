@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from planted import Net, assert_same, inputs, random_
+from planted import Net, assert_same, flat, inputs, nature, random_
 from torch import nn
 
 from pufferlib_kcore import UserError, graph
@@ -189,3 +189,46 @@ def test_whole_numbers_merge_where_they_stay_whole_and_are_refused_by_name_where
     with pytest.raises(UserError, match=r"weight holds torch.int8, which cannot hold .* ignore=\['weight'\]"):
         graph.collapse(net, inputs(6, 3), 0.9)
     assert graph.collapse(net, inputs(6, 3), 0.9, ignore=["weight"]).widths["weight"] == 4
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("kind", ["mlp", "lstm", "scaled"])
+def test_the_nearest_lift_computes_the_same_and_lies_nearest(kind):
+    """How the sums are shared is what least squares finds, row by row."""
+    if kind == "lstm":
+        policy, given = nature()
+    else:
+        policy = random_(
+            nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 3))
+        )
+        given = inputs(6, 5)
+    colors = "faithful" if kind == "scaled" else "weights"
+    if kind == "scaled":
+        with torch.no_grad():
+            policy[0].weight[1], policy[0].bias[1] = 3 * policy[0].weight[0], 3 * policy[0].bias[0]
+    traced = graph.trace(policy, given)
+    found = traced.merge(traced.color(0.8 if kind != "scaled" else 0.05, colors=colors))
+    assert sum(found.widths.values()) < sum(s.units for s in traced.network.spaces)
+    even, near = found.lifted(), found.lifted(near=policy)
+    with torch.no_grad():
+        assert_same(flat(near(*given)), flat(even(*given)))
+    if kind == "mlp":  # where nothing carries a state, the smaller one's answer too
+        assert_same(flat(near(*given)), flat(found.policy(*given)))
+
+    def apart(one):
+        return sum(
+            float((a - b).square().sum()) for a, b in zip(one.parameters(), policy.parameters(), strict=True)
+        )
+
+    assert apart(near) < apart(even)
+    if kind == "lstm":
+        return
+    labels, gain = found.merges["0"].labels, np.where(found.merges["0"].gain == 0, 1, found.merges["0"].gain)
+    if not traced.network["0"].scales:
+        gain = np.ones(len(gain))
+    folds = np.zeros((labels.max() + 1, len(labels)))
+    folds[labels, np.arange(len(labels))] = gain
+    wanted, there = policy[2].weight.detach().numpy(), even[2].weight.detach().numpy()
+    for row, base, x in zip(wanted, there, near[2].weight.detach().numpy(), strict=True):
+        moved = np.linalg.lstsq(folds, folds @ (base - row), rcond=None)[0]  # of least norm
+        np.testing.assert_allclose(x, row + moved, atol=1e-10)
