@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,20 @@ from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Merge
-from pufferlib_kcore.graph.activations import all_activations
-from pufferlib_kcore.graph.breaking import Candidate, by_activations, candidates, drawn, recycle
+from pufferlib_kcore.graph.bounds import Bounds
+from pufferlib_kcore.graph.breaking import (
+    Candidate,
+    by_activations,
+    by_weights,
+    candidates,
+    drawn,
+    recycle,
+)
+from pufferlib_kcore.graph.colorings import THRESHOLD, thresholds_by_space
 from pufferlib_kcore.graph.copying import copy_of
-from pufferlib_kcore.graph.faithfulness import Divergence, divergence
-from pufferlib_kcore.graph.nested import arguments, tensors_of
+from pufferlib_kcore.graph.example import Inputs
+from pufferlib_kcore.graph.faithfulness import Divergence
+from pufferlib_kcore.graph.nested import tensors_of
 from pufferlib_kcore.graph.plasticity import (
     ETA,
     activity,
@@ -33,7 +42,7 @@ from pufferlib_kcore.graph.plasticity import (
     reinitialize_weights,
     shrink_and_perturb,
 )
-from pufferlib_kcore.graph.traced import Traced, trace
+from pufferlib_kcore.graph.traced import Traced, traced_of
 
 METHODS = ("fibers", "redo", "regrama", "cbp", "swr", "l2-init", "shrink-perturb")
 COLORS = ("weights", "faithful", "activations")
@@ -61,7 +70,8 @@ class Broken:
 class SymmetryBreaker:
     """Keeps one neuron of each fiber, and makes others of it fresh (see `graph.breaking`), in place.
 
-    policy, example_inputs  as `kcore.trace` takes them, with method, value, ignore and outputs in `places`
+    policy, example_inputs  as `kcore.trace` takes them, with value, ignore and outputs in `places`; or what
+               `kcore.trace` returned, and None, as of a policy that is called by another method than forward
     optimizer  the policy's, whose state of recycled weights is cleared
     threshold  cosine distance up to which neurons count as one, as `collapse` takes it; 0: only what is
                identical. Scaled copies are one where that is exact, and apart where it is not. Of another
@@ -81,12 +91,13 @@ class SymmetryBreaker:
     seed       of what is drawn
 
     `state_dict` and `load_state_dict` carry ages, counts and chance over a restart.
-    Raises UserError for numbers out of range, and where the policy cannot be traced or has nothing to merge.
+    Raises UserError for numbers out of range, an optimizer of other parameters, and where the policy cannot
+    be traced, has nothing to merge, or returns no actions or values to be bounded.
     """
 
     def __init__(
         self,
-        policy: nn.Module,
+        policy: nn.Module | Traced,
         example_inputs: Any,
         optimizer: torch.optim.Optimizer | None = None,
         *,
@@ -105,43 +116,68 @@ class SymmetryBreaker:
         colors: str = "faithful",
         **places: Any,
     ):
-        if method not in METHODS:
-            raise UserError(f"method is {method!r}: expected one of {', '.join(METHODS)}")
-        if colors not in COLORS:
-            raise UserError(f"colors is {colors!r}: expected one of {', '.join(COLORS)}")
-        if method != "fibers" and not 0 <= float(threshold) <= 1:  # type: ignore[arg-type]
-            raise UserError(f"threshold is {threshold}: {method} takes a part, from 0 to 1")
-        if not 0 < fraction <= 1:
-            raise UserError(f"fraction is {fraction}: expected a part of the neurons, above 0, at most 1")
-        for name, value, least in (("every", every, 1), ("after", after, 0), ("maturity", maturity, 0)):
-            if value < least:
-                raise UserError(f"{name} is {value}: expected {least} or more")
-        for name, bound in (("max_kl", max_kl), ("max_value_error", max_value_error)):
-            if bound is not None and not bound >= 0:
-                raise UserError(f"{name} is {bound}: expected 0 or more")
-        self.traced: Traced = trace(policy, example_inputs, **places)
-        self.optimizer, self.threshold = optimizer, threshold
+        self.method, self.colors, self.optimizer, self.threshold = method, colors, optimizer, threshold
         self.every, self.begin, self.fraction, self.maturity = every, after, fraction, maturity
-        self.max_kl, self.max_value_error, self.actions = max_kl, max_value_error, actions
-        self.probe = list(probe) or [self.traced.example.inputs]
-        self.initial = initial or (lambda seed: drawn(policy, seed))
+        self._check_settings()
+        self.traced = traced_of(policy, example_inputs, places)
+        self.bounds = Bounds(
+            self.traced, list(probe) or [self.traced.example.inputs], actions, max_kl, max_value_error
+        )
+        self.initial = initial or (lambda seed: drawn(self.policy, seed))
         self.generator = torch.Generator().manual_seed(seed)
         self.ages = {s.name: np.zeros(s.units, np.int64) for s in self.traced.network.spaces if not s.whole}
         self.total = 0
-        if not self.ages:
-            raise UserError(f"nothing in {type(policy).__name__} can be merged: see `spaces` for the reasons")
-        self.method, self.colors = method, colors
-        if method == "fibers":
-            self.traced.color(threshold)  # refuses a threshold now, not at the first epoch
-        self.first = (
-            {n: p.detach().clone() for n, p in policy.named_parameters()} if method == "l2-init" else {}
+        self._check_policy()
+        self.thresholds = thresholds_by_space(
+            threshold if method == "fibers" else THRESHOLD, self.traced.network.spaces
         )
+        own = self.policy.named_parameters() if method == "l2-init" else ()
+        self.first = {name: p.detach().clone() for name, p in own}
         self.utility: dict[str, Tensor] = {}
         self.owed = dict.fromkeys(self.ages, 0.0)
+
+    def _check_settings(self) -> None:
+        for name, value, known in (("method", self.method, METHODS), ("colors", self.colors, COLORS)):
+            if value not in known:
+                raise UserError(f"{name} is {value!r}: expected one of {', '.join(known)}")
+        number = isinstance(self.threshold, (int, float))
+        if self.method != "fibers" and not (number and 0 <= self.threshold <= 1):  # type: ignore[operator]
+            raise UserError(f"threshold is {self.threshold}: {self.method} takes a part, from 0 to 1")
+        if not (number or isinstance(self.threshold, Mapping)):
+            raise UserError(f"threshold is {self.threshold!r}: expected a cosine distance from 0 to 2")
+        if not 0 < self.fraction <= 1:
+            raise UserError(
+                f"fraction is {self.fraction}: expected a part of the neurons, above 0, at most 1"
+            )
+        counts = (("every", self.every, 1), ("after", self.begin, 0), ("maturity", self.maturity, 0))
+        for name, count, least in counts:
+            if count < least:
+                raise UserError(f"{name} is {count}: expected {least} or more")
+
+    def _check_policy(self) -> None:
+        name = type(self.policy).__name__
+        if not self.ages:
+            why = "; ".join(f"{s.name}: {s.whole}" for s in self.traced.network.spaces) or "it has no layers"
+            raise UserError(f"nothing in {name} can be merged, so nothing is superfluous ({why})")
+        if self.optimizer is not None:
+            held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+            if held.isdisjoint(map(id, self.policy.parameters())):
+                raise UserError(f"the optimizer trains no parameter of {name}: give the one that does")
+        self.traced.tensors()  # refuses NaN
+        self.bounds.check()
 
     @property
     def policy(self) -> nn.Module:
         return self.traced.policy
+
+    @property
+    def probe(self) -> Inputs:
+        """Recorded inputs on which it is measured what a step does; set it to recent ones."""
+        return self.bounds.probe
+
+    @probe.setter
+    def probe(self, inputs: Inputs) -> None:
+        self.bounds.probe = inputs
 
     def step(self, epoch: int) -> Broken | None:
         """Call after each update.  -> what was done, None at an epoch at which nothing is
@@ -163,7 +199,8 @@ class SymmetryBreaker:
         if self.method == "fibers":
             found = candidates(self.traced.network, tensors_of(self.policy), merges, seen)
             ripe = [one for one in found if self.ages[one.space][one.unit] > self.maturity]
-            chosen, off = self._within_budget(ripe[: math.ceil(self.fraction * len(ripe))], merges)
+            ripe = ripe[: math.ceil(self.fraction * len(ripe))]
+            chosen, off = self.bounds.most(ripe, lambda some: self._off(some, merges))
         elif self.method in ("redo", "regrama", "cbp"):
             found = chosen = [one for one in self._dormant() if one.space in self.ages]
             off = self._off(chosen, merges)
@@ -185,18 +222,20 @@ class SymmetryBreaker:
 
     def _color(self) -> tuple[Mapping[str, Merge], Mapping[str, np.ndarray] | None]:
         """How neurons make one; of rivals at a cosine distance of 0.3, which only counts fibers."""
-        if self.method != "fibers":
-            return self.traced.color(colors="faithful").merges, None
-        if self.colors == "activations":
-            assert isinstance(self.threshold, (int, float))
-            return by_activations(self.traced.network, self._activations(), self.threshold)
-        return self.traced.color(self.threshold, colors=self.colors).merges, None
-
-    def _activations(self) -> dict[str, Tensor]:
-        return all_activations(self.policy, self.traced.network, [arguments(one) for one in self.probe])
+        network, by_fibers = self.traced.network, self.method == "fibers"
+        if by_fibers and self.colors == "activations":
+            return by_activations(network, self.bounds.activations(), self.thresholds)
+        minding_size = not by_fibers or self.colors == "faithful"
+        return by_weights(network, self.traced.tensors(), self.thresholds, minding_size), None
 
     def _gradients(self) -> dict[str, Tensor]:
-        return {n: p.grad for n, p in self.policy.named_parameters() if p.grad is not None}
+        found = {n: p.grad for n, p in self.policy.named_parameters() if p.grad is not None}
+        if not found:
+            raise UserError(
+                f"{self.method} reads the gradients of the last backward, and {type(self.policy).__name__} "
+                "has none: call step after backward, and before zero_grad"
+            )
+        return found
 
     def _fresh(self) -> Mapping[str, Tensor]:
         return self.initial(int(torch.randint(2**31, (), generator=self.generator)))
@@ -205,11 +244,12 @@ class SymmetryBreaker:
         """What a rival makes fresh."""
         network, part = self.traced.network, float(self.threshold)  # type: ignore[arg-type]
         if self.method == "redo":
-            h = self._activations()
+            h = self.bounds.activations()
             return quiet({n: activity(h[n].reshape(-1, network[n].units)) for n in self.ages if n in h}, part)
         if self.method == "regrama":
             rows = by_unit(network, self._gradients(), "out")
-            return quiet({n: gradient_activity(rows[n]) for n in self.ages if n in rows}, part)
+            learn = [n for n in self.ages if n in rows and rows[n].any()]  # else none is quieter than others
+            return quiet({n: gradient_activity(rows[n]) for n in learn}, part)
         for name, ages in self.ages.items():
             self.owed[name] += part * int((ages > self.maturity).sum())
         known = {name: self.utility[name] for name in self.ages if name in self.utility}
@@ -218,7 +258,7 @@ class SymmetryBreaker:
         return found
 
     def _follow_utility(self) -> None:
-        network, h = self.traced.network, self._activations()
+        network, h = self.traced.network, self.bounds.activations()
         tensors = {n: p.detach() for n, p in self.policy.named_parameters()}
         outgoing = by_unit(network, tensors, "in")
         for name in self.ages:
@@ -236,27 +276,9 @@ class SymmetryBreaker:
         else:
             fresh, gradients = self._fresh(), self._gradients()
             count = reinitialize_weights(self.policy, gradients, fresh, strength, self.optimizer)
-        off = divergence(replace(self.traced, policy=old), self.policy, self.probe, actions=self.actions)
+        off = self.bounds.off(self.policy, before=old)
         after = self._fibers(self._color()[0])
         return Broken(epoch, {}, before, after, 0, off.kl, off.value_error, count)
-
-    def _within_budget(
-        self, ripe: Sequence[Candidate], merges: Mapping[str, Merge]
-    ) -> tuple[Sequence[Candidate], Divergence]:
-        """As many of the candidates, from the first on, as the policy bears; and how far off it is then."""
-        off = self._off(ripe, merges)
-        if self._bears(off):
-            return ripe, off
-        some, low, high = self._off([], merges), 0, len(ripe)  # `low` are within, `high` are not
-        while high - low > 1:
-            middle = (low + high) // 2
-            off = self._off(ripe[:middle], merges)
-            low, high, some = (middle, high, off) if self._bears(off) else (low, middle, some)
-        return ripe[:low], some
-
-    def _bears(self, off: Divergence) -> bool:
-        within = self.max_kl is None or off.kl <= self.max_kl
-        return within and not (self.max_value_error is not None and off.value_error > self.max_value_error)
 
     def _off(self, chosen: Sequence[Candidate], merges: Mapping[str, Merge]) -> Divergence:
         """What is drawn has no say in it: nobody reads it yet."""
@@ -264,7 +286,7 @@ class SymmetryBreaker:
             return Divergence(0.0, 0.0, 0.0)
         tried = copy_of(self.policy)
         recycle(tried, self.traced.network.table, merges, chosen, tensors_of(self.policy))
-        return divergence(self.traced, tried, self.probe, actions=self.actions)
+        return self.bounds.off(tried)
 
     def _fibers(self, merges: Mapping[str, Merge]) -> dict[str, int]:
         return {name: int(merges[name].labels.max()) + 1 for name in self.ages}
@@ -284,11 +306,13 @@ class SymmetryBreaker:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with it.  Raises UserError where it is of a policy of other widths."""
-        ages = {name: x.numpy().astype(np.int64) for name, x in state["ages"].items()}
+        """Go on with it.  Raises UserError where it is no such state, or of a policy of other widths."""
+        if missing := self.state_dict().keys() - state.keys():
+            raise UserError(f"this is no symmetry breaker's state: it has no {min(missing)}")
+        ages = {name: x.cpu().numpy().astype(np.int64) for name, x in state["ages"].items()}
         if {n: len(x) for n, x in ages.items()} != {n: len(x) for n, x in self.ages.items()}:
             raise UserError("the symmetry breaker's state is of a policy of other spaces or widths")
         self.ages, self.total = ages, int(state["total"])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())
         self.first = dict(state["first"]) or self.first
         self.utility, self.owed = dict(state["utility"]), {**self.owed, **state["owed"]}

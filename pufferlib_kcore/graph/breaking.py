@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from pufferlib_kcore.fibration.quotient import (
     folded,
     share,
 )
-from pufferlib_kcore.fibration.refinement import Rows
+from pufferlib_kcore.fibration.refinement import Rows, color_spaces
 from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.nested import tensors_of
 from pufferlib_kcore.graph.network import Network
@@ -73,8 +74,18 @@ def candidates(
     return sorted(found, key=lambda one: one.distance)
 
 
+def by_weights(
+    network: Network, tensors: Mapping[str, Tensor], thresholds: Mapping[str, float], by_size: bool
+) -> dict[str, Merge]:
+    """Fibers of neurons that compute the same, as `color_spaces` has it, at whatever widths they come to.
+
+    Nothing is rebuilt, so layers of one recurrent module need not be of one width, as those of a collapse.
+    """
+    return color_spaces(network.spaces, tensors, network.table, thresholds, by_size=by_size)
+
+
 def by_activations(
-    network: Network, h: Mapping[str, Tensor], threshold: float
+    network: Network, h: Mapping[str, Tensor], thresholds: Mapping[str, float]
 ) -> tuple[dict[str, Merge], dict[str, np.ndarray]]:
     """Fibers of neurons that answer alike on recorded states.  h: {space: (N, units)}
 
@@ -87,7 +98,7 @@ def by_activations(
         if not space.whole and space.name in h:
             rows = h[space.name].double().reshape(-1, space.units).T.numpy(force=True).copy()
             norms = np.linalg.norm(rows, axis=1)
-            labels = cut(inner_products(rows), norms, norms, threshold, by_size=True)
+            labels = cut(inner_products(rows), norms, norms, thresholds[space.name], by_size=True)
             seen[space.name] = rows
         merges[space.name] = Merge.mean(labels.astype(np.int64))
     return merges, seen
@@ -202,14 +213,26 @@ def drawn(policy: nn.Module, seed: int) -> dict[str, Tensor]:
     copied = copy_of(policy)
     own: set[int] = set()
     with chance_kept(policy, seed):
-        for module in copied.modules():
+        for module in reversed(list(copied.modules())):  # a whole has the last word on its parts
             reset: Callable[[], Any] | None = getattr(module, "reset_parameters", None)
-            if callable(reset):
+            if callable(reset) and _takes_nothing(reset):
                 reset()
                 own |= {id(x) for x in [*module.parameters(), *module.buffers()]}
-        tensors = tensors_of(copied)
-        for name, x in tensors.items():
-            if id(x) not in own and x.is_floating_point():
-                spread = float(x.std()) if x.numel() > 1 else 0.0
-                tensors[name] = float(x.mean()) + spread * torch.randn_like(x)
-    return {name: x.detach() for name, x in tensors.items()}
+        return {
+            name: x.detach() if id(x) in own or not x.is_floating_point() else _alike(x.detach())
+            for name, x in tensors_of(copied).items()
+        }
+
+
+def _takes_nothing(reset: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(reset).bind()
+    except TypeError:
+        return False
+    return True
+
+
+def _alike(x: Tensor) -> Tensor:
+    """Normal, of the same mean and deviation."""
+    spread = float(x.std()) if x.numel() > 1 else 0.0
+    return float(x.mean()) + spread * torch.randn_like(x) if x.numel() else x

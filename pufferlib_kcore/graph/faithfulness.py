@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,10 +88,16 @@ class Answers:
             for x in tensors_in([found[number], value_of(answer, value, states)]):
                 x = x.masked_fill(x.isneginf(), 0)  # the logit of an action that is masked
                 finite(x, f"what {whose} returns for inputs [{number}]", "its actions cannot be compared")
-        values = [v.double().flatten() for a in answers for v in tensors_in(value_of(a, value, states))]
+        values = [v.double().flatten() for a in answers for v in tensors_in(_value(a, value, states))]
         self.has_values = bool(values)
         self.values = torch.cat(values) if values else torch.full((2,), torch.nan)
         self.actions = distributions.cat([_actions(one) for one in found])
+
+
+def _value(answer: Any, path: str | int | None, states: Collection[int]) -> Any:
+    """The value in a policy's output; one column alone is a critic's, which has no actions."""
+    alone = path is None and isinstance(answer, Tensor) and answer.ndim > 0 and answer.shape[-1] == 1
+    return answer if alone else value_of(answer, path, states)
 
 
 def variance_of(values: Tensor) -> Tensor:
