@@ -45,9 +45,9 @@ def test_noise_alone_is_rarely_called_a_barrier():
     """One line of twenty at most, in the long run, for many episodes; a bootstrap of the largest difference
     itself would call each of them one."""
     called = sum(
-        chord_barrier(A, line(lambda a: 0 * a, episodes=100, noise=10, seed=i), i).is_one for i in range(100)
+        chord_barrier(A, line(lambda a: 0 * a, episodes=100, noise=10, seed=i), i).is_one for i in range(60)
     )
-    assert called <= 8
+    assert called <= 6
 
 
 def test_what_episodes_share_does_not_blur_a_barrier():
@@ -59,10 +59,10 @@ def test_what_episodes_share_does_not_blur_a_barrier():
 
 def test_the_interval_covers_the_height():
     inside = 0
-    for i in range(100):
+    for i in range(60):
         found = chord_barrier(A, line(lambda a: -20 * 4 * a * (1 - a), noise=15, seed=i), i)
         inside += found.low <= 20 <= found.high
-    assert inside >= 93
+    assert inside >= 55
 
 
 def test_stability_is_in_units_of_the_ends_height_over_a_random_policy():
