@@ -90,6 +90,7 @@ class SymmetryBreaker:
     initial    seed -> fresh parameters; by default each layer's own `reset_parameters`
     seed       of what is drawn
 
+    A space is left alone where a weight that writes or reads it takes no gradient: nothing fresh would learn.
     `state_dict` and `load_state_dict` carry ages, counts and chance over a restart.
     Raises UserError for numbers out of range, an optimizer of other parameters, and where the policy cannot
     be traced, has nothing to merge, or returns no actions or values to be bounded.
@@ -125,7 +126,11 @@ class SymmetryBreaker:
         )
         self.initial = initial or (lambda seed: drawn(self.policy, seed))
         self.generator = torch.Generator().manual_seed(seed)
-        self.ages = {s.name: np.zeros(s.units, np.int64) for s in self.traced.network.spaces if not s.whole}
+        self.ages = {
+            s.name: np.zeros(s.units, np.int64)
+            for s in self.traced.network.spaces
+            if not (s.whole or s.name in frozen(self.traced))
+        }
         self.total = 0
         self._check_policy()
         self.thresholds = thresholds_by_space(
@@ -157,7 +162,8 @@ class SymmetryBreaker:
     def _check_policy(self) -> None:
         name = type(self.policy).__name__
         if not self.ages:
-            why = "; ".join(f"{s.name}: {s.whole}" for s in self.traced.network.spaces) or "it has no layers"
+            every = [f"{s.name}: {s.whole or 'it is frozen'}" for s in self.traced.network.spaces]
+            why = "; ".join(every) or "it has no layers"
             raise UserError(f"nothing in {name} can be merged, so nothing is superfluous ({why})")
         if self.optimizer is not None:
             held = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
@@ -197,12 +203,13 @@ class SymmetryBreaker:
         merges, seen = self._color()
         before = self._fibers(merges)
         if self.method == "fibers":
-            found = candidates(self.traced.network, tensors_of(self.policy), merges, seen)
+            every = candidates(self.traced.network, tensors_of(self.policy), merges, seen)
+            found = [one for one in every if one.space in self.ages]
             ripe = [one for one in found if self.ages[one.space][one.unit] > self.maturity]
             ripe = ripe[: math.ceil(self.fraction * len(ripe))]
             chosen, off = self.bounds.most(ripe, lambda some: self._off(some, merges))
         elif self.method in ("redo", "regrama", "cbp"):
-            found = chosen = [one for one in self._dormant() if one.space in self.ages]
+            found = chosen = self._dormant()
             off = self._off(chosen, merges)
         else:
             return self._move_weights(epoch, before)
@@ -314,5 +321,14 @@ class SymmetryBreaker:
             raise UserError("the symmetry breaker's state is of a policy of other spaces or widths")
         self.ages, self.total = ages, int(state["total"])
         self.generator.set_state(state["generator"].cpu())
-        self.first = dict(state["first"]) or self.first
+        if self.method == "l2-init":  # of one that was another's before, where it is now
+            self.first = dict(state["first"]) or self.first
         self.utility, self.owed = dict(state["utility"]), {**self.owed, **state["owed"]}
+
+
+def frozen(traced: Traced) -> set[str]:
+    """The spaces that a parameter which takes no gradient writes or reads."""
+    still = {name for name, p in traced.policy.named_parameters() if not p.requires_grad}
+    table = traced.network.table
+    found = {part.space for name in still & table.keys() for axis in table[name] for part in axis}
+    return {space for space in found if space}

@@ -103,7 +103,8 @@ def pull_back(policy: nn.Module, initial: Mapping[str, Tensor], strength: float)
     from the loss, as AdamW's decay is, and applied when it is called.
     """
     for name, p in policy.named_parameters():
-        p.lerp_(initial[name].to(p), strength)
+        if p.requires_grad:
+            p.lerp_(initial[name].to(p), strength)
 
 
 @torch.no_grad()
@@ -113,7 +114,8 @@ def shrink_and_perturb(policy: nn.Module, fresh: Mapping[str, Tensor], strength:
     Ash & Adams, 2020, "On warm-starting neural network training", with the initialiser as its noise.
     """
     for name, p in policy.named_parameters():
-        p.lerp_(fresh[name].to(p), strength)
+        if p.requires_grad:
+            p.lerp_(fresh[name].to(p), strength)
 
 
 @torch.no_grad()

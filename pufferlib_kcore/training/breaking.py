@@ -63,7 +63,7 @@ class Breaking(Companion):
         self.first: dict[str, Tensor] = {}
 
     def start(self, epoch: Epoch) -> None:
-        if not self.state:
+        if self.settings["method"] == "l2-init" and not self.state.get("first"):
             self.first = {name: p.detach().clone() for name, p in epoch.policy.named_parameters()}
 
     def after(self, epoch: Epoch) -> Said:
@@ -89,8 +89,7 @@ class Breaking(Companion):
                 initial=lambda seed: fresh(epoch, breaker.traced, seed),
                 **self.settings,
             )
-            if breaker.first:
-                breaker.first = self.first
+            breaker.first = self.first or breaker.first
             if self.state:
                 breaker.load_state_dict(self.state)
             self.first, self.state = {}, {}

@@ -143,6 +143,40 @@ def test_a_whole_has_the_last_word_on_how_its_parts_are_drawn():
     assert torch.equal(made["told.x"], torch.ones(2)), "normal, of mean 1 and no deviation"
 
 
+def test_what_is_frozen_is_left_alone():
+    """Its first layer takes no gradient; nor does the last, later."""
+    policy = mlp(5, 8, 8, 8, 3)
+    with torch.no_grad():
+        for layer in (policy[2], policy[4]):
+            layer.weight[1], layer.bias[1] = layer.weight[0], layer.bias[0]
+    policy[0].requires_grad_(False)
+    old = [p.clone() for p in policy[0].parameters()]
+    done = SymmetryBreaker(copy.deepcopy(policy), X, threshold=1e-4).step(0)
+    assert {name: len(units) for name, units in done.recycled.items()} == {"2": 1, "4": 1}
+    policy[6].requires_grad_(False)
+    assert set(SymmetryBreaker(copy.deepcopy(policy), X, threshold=1e-4).step(0).recycled) == {"2"}
+    for method in ("shrink-perturb", "l2-init"):
+        SymmetryBreaker(policy, X, threshold=0.5, method=method).step(0)
+    assert all(torch.equal(p, x) for p, x in zip(policy[0].parameters(), old, strict=True))
+    with pytest.raises(UserError, match="0: it is frozen"):
+        SymmetryBreaker(policy.requires_grad_(False), X, threshold=0.3)
+
+
+def test_another_method_goes_on_with_ages_and_starts_where_it_is():
+    """As when a run is resumed with another --break.method."""
+    policy = mlp(5, 8, 3)
+    old = SymmetryBreaker(policy, X, threshold=1e-4)
+    old.step(0)
+    breaker = SymmetryBreaker(policy, X, threshold=0.5, method="l2-init")
+    breaker.load_state_dict(old.state_dict())
+    before = [p.detach().clone() for p in policy.parameters()]
+    breaker.step(1)
+    assert breaker.total == 3 and all(map(torch.equal, policy.parameters(), before))
+    fibers = SymmetryBreaker(policy, X, threshold=1e-4)
+    fibers.load_state_dict(breaker.state_dict())
+    assert not fibers.first, "weights at the start are of l2-init alone"
+
+
 def test_no_gradient_at_all_makes_nobody_fresh():
     policy = mlp(5, 6, 6, 3)
     (policy(*X).sum() * 0).backward()

@@ -73,6 +73,16 @@ def test_six_epochs_are_three_and_three_more_bit_by_bit(tmp_path, method):
     assert not torch.equal(weights(plain.policy), weights(straight.policy)), "breaking changes something"
 
 
+@pytest.mark.parametrize("then", ["l2-init", "cbp", "fibers"])
+def test_a_run_goes_on_with_another_method(tmp_path, then):
+    first = started(tmp_path, companions=members("l2-init" if then == "fibers" else "fibers"))
+    first.fit(stop=lambda: first.epoch == 3)
+    second = goes_on(tmp_path, companions=members(then))
+    assert second.fit() and second.epoch == 6
+    last = [r for r in second.run.metrics() if "breaking/total" in r][-1]
+    assert last["breaking/total"] >= first.companions["break"].breaker.total
+
+
 def test_looking_changes_nothing_of_the_training(tmp_path):
     plain, seen = started(tmp_path / "plain"), started(tmp_path / "seen", companions={"d": Diagnosing()})
     plain.fit(), seen.fit()
