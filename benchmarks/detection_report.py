@@ -107,7 +107,7 @@ def table(runs: list[dict[str, Any]], said: list[set[str]]) -> list[list[Any]]:
     rows = []
     for kind in DETECTORS:
         of = [r["kind"] == kind for r in runs]
-        free = [kind in ALSO.get(r["kind"], ()) for r in runs]
+        free = [kind in ALSO.get(r["kind"], ()) or (kind == "nan" and bool(r["crashed"])) for r in runs]
         hit = sum(kind in s for s, own in zip(said, of, strict=True) if own)
         wrong = sum(kind in s and not own and not f for s, own, f in zip(said, of, free, strict=True))
         total = sum(of)
@@ -204,11 +204,19 @@ def report(runs: list[dict[str, Any]], known: dict[str, dict[str, float]], out: 
             ("published rules", published),
         ):
             said = [judge(r) for r in some]
+            everything = [
+                not s if r["kind"] == "healthy" else r["kind"] in s for s, r in zip(said, some, strict=True)
+            ]
             alarms = sum(bool(s) for s, r in zip(said, some, strict=True) if r["kind"] == "healthy")
             n = sum(r["kind"] == "healthy" for r in some)
             lines += [f"## {title} {CHOOSING}: {name}", ""]
             lines += markdown(["kind", "found", "recall", "right", "precision"], table(some, said))
-            lines += ["", f"False alarms: {alarms} of {n} healthy runs.", ""]
+            right = _part(sum(everything), len(everything))
+            lines += [
+                "",
+                f"False alarms: {alarms} of {n} healthy runs. Of all runs, rightly judged: {right}.",
+                "",
+            ]
             if name == "detectors":
                 for s, r in zip(said, some, strict=True):
                     want = set() if r["kind"] == "healthy" else {r["kind"]}
@@ -245,5 +253,7 @@ def leads(some: list[dict[str, Any]], known: dict) -> list[str]:
     watched = [r for r in some if r["kind"] == "healthy"]
     alarms = sum(bool(watched_kinds(r, known)) for r in watched)
     lines = ["## While they go on: a look every 5 epochs, from epoch 20 on", ""]
-    lines += markdown(["kind", "told", "epochs before half of the gain is lost (median)"], rows)
+    lines += markdown(
+        ["kind", "told", "epochs before half of the gain was lost (median; below 0: after)"], rows
+    )
     return [*lines, "", f"False alarms in {alarms} of {len(watched)} healthy runs.", ""]
