@@ -19,6 +19,7 @@ from pufferlib_kcore.graph.nested import arguments, tensors_in
 from pufferlib_kcore.graph.traced import Traced
 
 Item = TypeVar("Item")
+ROUNDING = 1e-10  # of either, above a bound of 0: what float32 does to a policy that computes the same
 
 
 @dataclass
@@ -68,8 +69,9 @@ class Bounds:
             return divergence(old, other, self._inputs(), actions=self.actions)
 
     def bear(self, off: Divergence) -> bool:
-        within = self.max_kl is None or off.kl <= self.max_kl
-        return within and not (self.max_value_error is not None and off.value_error > self.max_value_error)
+        within = self.max_kl is None or off.kl <= self.max_kl + ROUNDING
+        values = self.max_value_error is None or off.value_error <= self.max_value_error + ROUNDING
+        return within and values
 
     def most(
         self, items: Sequence[Item], cost: Callable[[Sequence[Item]], Divergence]

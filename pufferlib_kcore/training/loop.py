@@ -120,7 +120,12 @@ class Loop:
             self.agent_steps += steps
             join_episodes(collected.episodes, self.together)
             metrics = {**of_episodes(collected.episodes), **learned}
-            metrics |= self._hear_companions(metrics, collected.rollout)
+            try:
+                metrics |= self._hear_companions(metrics, collected.rollout)
+            except UserError:  # one of them can do nothing more: the epoch is kept
+                self._report(metrics, steps / (time.perf_counter() - began))
+                self.save()
+                raise
             now = time.perf_counter()
             self.seconds = now - started
             self._report(metrics, steps / (now - began))

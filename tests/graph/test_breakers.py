@@ -74,6 +74,14 @@ def test_a_compiled_policy_is_broken_in_place():
     torch.testing.assert_close(policy(*X), before)
 
 
+def test_a_bound_of_0_lets_through_what_differs_by_rounding_alone():
+    policy = Agent()
+    how = dict(threshold=0.3, max_kl=0.0, max_value_error=0.0)
+    done = SymmetryBreaker(policy, X, **how).step(0)
+    assert {name: len(units) for name, units in done.recycled.items()} == {"actor.0": 3, "critic.0": 3}
+    assert done.candidates > 6
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("colors", ["faithful", "activations"])
 def test_half_precision(dtype, colors):

@@ -167,6 +167,22 @@ def test_one_that_can_do_nothing_says_so_before_anything_is_trained(tmp_path):
     assert trainer.epoch == 0 and not trainer.run.metrics()
 
 
+def test_an_epoch_is_kept_after_which_a_companion_can_do_nothing_more(tmp_path):
+    class Fails(Tells):
+        def after(self, epoch):
+            if epoch.number == 2:
+                raise UserError("a probe of another environment")
+            return Said()
+
+    vec = Laps()
+    trainer = loop(tmp_path, vec, tiny_policy(vec), **SIX, companions={"fails": Fails()})
+    with pytest.raises(UserError, match="another environment"):
+        trainer.fit()
+    assert [r["epoch"] for r in trainer.run.metrics()] == [1, 2] and trainer.run.state_path(2).is_file()
+    again = resumed(tmp_path, vec, tiny_policy(vec, seed=9), 2, **SIX)
+    assert again.fit() and again.epoch == 6
+
+
 def test_each_has_random_numbers_of_its_own_by_the_runs_seed_and_its_name():
     drawn = {
         (name, seed): companions.Company({"a": Tells(), "b": Tells()}, seed).generators[name].initial_seed()
