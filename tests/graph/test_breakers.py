@@ -53,6 +53,42 @@ def test_a_traced_policy_that_is_called_by_another_method():
     torch.testing.assert_close(agent.critic(*X), before[1])
 
 
+class Answers(nn.Module):
+    """Distributions and values of a Stable-Baselines3 policy, whose forward draws actions."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, x):
+        return self.policy.get_distribution(x).distribution, self.policy.predict_values(x)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_a_stable_baselines3_model_between_two_stretches_of_training(env):
+    ppo = pytest.importorskip("stable_baselines3").PPO
+    how = dict(n_steps=16, batch_size=16, n_epochs=1, device="cpu", seed=0, policy_kwargs={"net_arch": [16]})
+    model = ppo("MlpPolicy", env, **how).learn(16)
+    x = torch.as_tensor(model.rollout_buffer.observations).view(-1, *model.observation_space.shape)
+    bounds = dict(max_kl=0.01, max_value_error=0.2)
+    for colors in ("faithful", "activations"):
+        with pytest.raises(UserError, match="actions"):  # it draws them, and so there is no KL
+            SymmetryBreaker(
+                model.policy, (x,), model.policy.optimizer, threshold=0.5, colors=colors, **bounds
+            )
+        whole = Answers(model.policy)
+        breaker = SymmetryBreaker(
+            whole, (x,), model.policy.optimizer, threshold=0.5, colors=colors, probe=[(x,)], **bounds
+        )
+        before = breaker.bounds.off(whole)
+        done = breaker.step(0)
+        assert before.kl == before.value_error == 0 and done.kl <= 0.01 and done.value_error <= 0.2
+        assert done.count or colors == "faithful"
+    old = model.policy.action_net.weight.clone()
+    model.learn(16)
+    assert not torch.equal(old, model.policy.action_net.weight)
+
+
 def test_the_values_of_a_critic_alone_are_bounded():
     critic = mlp(5, 8, 1)
     with torch.no_grad():

@@ -8,6 +8,7 @@ from planted import Net, assert_same, flat, inputs, lifted, nature, random_, two
 from torch import nn
 
 from pufferlib_kcore.graph.breaker import SymmetryBreaker
+from pufferlib_kcore.graph.plasticity import by_unit
 
 pytestmark = pytest.mark.usefixtures("exact")
 
@@ -113,6 +114,29 @@ def test_a_fresh_unit_learns_and_nothing_is_remembered_of_the_old_one(make):
     learn()
     for (p, old), s in zip(done, silent, strict=True):
         assert ((p - old)[:, s] != 0).any(), "outgoing weights move with the first update"
+
+
+@pytest.mark.parametrize("kind", ["mlp", "lstm", "deep lstm", "batchnorm"])
+def test_everybody_who_is_fresh_is_read_again_after_one_update_and_learns_with_the_next(kind):
+    """Nobody reads it, and so it takes no gradient yet; its readers' weights do, and then it does."""
+    policy, given = trunk(nn.BatchNorm2d) if kind == "batchnorm" else planted(kind)[:2]
+    optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3)
+
+    def learn():
+        optimizer.zero_grad()
+        sum((x - 1).square().sum() for x in flat(policy(*given))).backward()
+        optimizer.step()
+        tensors = {name: p.detach().clone() for name, p in policy.named_parameters()}
+        return [by_unit(breaker.traced.network, tensors, role) for role in ("in", "out")]
+
+    breaker = SymmetryBreaker(policy, given, optimizer, threshold=0)
+    done = breaker.step(0)
+    (read, written), (_, then) = learn(), learn()
+    assert done.count > 3
+    for name, units in done.recycled.items():
+        awake = (then[name][units] != written[name][units]).any(1)
+        assert awake.any(), name  # a ReLU may answer nothing on these few states
+        assert (read[name][units][awake] != 0).any(1).all(), name
 
 
 def test_activations_find_units_that_answer_alike_though_their_weights_differ():
