@@ -236,13 +236,14 @@ class SymmetryBreaker:
         return by_weights(network, self.traced.tensors(), self.thresholds, minding_size), None
 
     def _gradients(self) -> dict[str, Tensor]:
+        """By parameter; none where any is infinite or NaN, as of a step that a gradient scaler leaves out."""
         found = {n: p.grad for n, p in self.policy.named_parameters() if p.grad is not None}
         if not found:
             raise UserError(
                 f"{self.method} reads the gradients of the last backward, and {type(self.policy).__name__} "
                 "has none: call step after backward, and before zero_grad"
             )
-        return found
+        return found if all(bool(g.isfinite().all()) for g in found.values()) else {}
 
     def _fresh(self) -> Mapping[str, Tensor]:
         return self.initial(int(torch.randint(2**31, (), generator=self.generator)))

@@ -228,6 +228,18 @@ def test_no_gradient_at_all_makes_nobody_fresh():
 
 
 @pytest.mark.parametrize("method", ["regrama", "swr"])
+@pytest.mark.parametrize("odd", [float("inf"), float("nan")])
+def test_gradients_that_are_not_finite_make_nobody_fresh(method, odd):
+    """In parts of an infinite mean all others would be dormant."""
+    policy = mlp(5, 6, 6, 3)
+    policy(*X).sum().backward()
+    policy[0].weight.grad[0, 0] = odd
+    old = [p.detach().clone() for p in policy.parameters()]
+    done = SymmetryBreaker(policy, X, threshold=0.5, method=method).step(0)
+    assert done.count == done.weights == 0 and all(map(torch.equal, policy.parameters(), old))
+
+
+@pytest.mark.parametrize("method", ["regrama", "swr"])
 def test_what_reads_gradients_says_when_there_are_none(method):
     breaker = SymmetryBreaker(mlp(5, 6, 3), X, threshold=0.5, method=method)
     with pytest.raises(UserError, match="after backward, and before zero_grad"):
