@@ -10,7 +10,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from pufferlib_kcore.distributions import Discrete
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.graph.activations import all_activations
 from pufferlib_kcore.graph.example import Inputs
@@ -49,13 +48,7 @@ class Bounds:
         """Raise UserError where what is bounded cannot be measured: before anything is changed."""
         with self._fits():
             answers = Answers(self.traced.policy, self._inputs(), self.traced.network, self.actions)
-        found = answers.actions
-        if self.max_kl is not None and isinstance(found, Discrete) and found.logits.shape[-1] == 1:
-            raise UserError(
-                f"max_kl is {self.max_kl}, and the policy returns one number in place of logits of actions, "
-                "of which the KL is always 0: say where its actions are (actions=...), or of a critic alone "
-                "give max_value_error and leave max_kl out"
-            )
+        answers.bound_by(self.max_kl)
         if self.max_value_error is not None and not answers.has_values:
             raise UserError(
                 f"max_value_error is {self.max_value_error}, and the policy returns no values: say where "

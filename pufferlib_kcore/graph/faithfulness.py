@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pufferlib_kcore import distributions
-from pufferlib_kcore.distributions import ActionDistribution
+from pufferlib_kcore.distributions import ActionDistribution, Discrete
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.finite import finite, finite_policy
 from pufferlib_kcore.fibration.quotient import Merge
@@ -92,6 +92,16 @@ class Answers:
         self.has_values = bool(values)
         self.values = torch.cat(values) if values else torch.full((2,), torch.nan)
         self.actions = distributions.cat([_actions(one) for one in found])
+
+    def bound_by(self, max_kl: float | None) -> None:
+        """Raise UserError where a bound on the KL would bound nothing."""
+        one = isinstance(self.actions, Discrete) and self.actions.logits.shape[-1] == 1
+        if max_kl is not None and one:
+            raise UserError(
+                f"max_kl is {max_kl}, and the policy returns one number in place of logits of actions, of "
+                "which the KL is always 0: say where its actions are (actions=...), or leave max_kl out, as "
+                "for a critic alone"
+            )
 
 
 def _value(answer: Any, path: str | int | None, states: Collection[int]) -> Any:

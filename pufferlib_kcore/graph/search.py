@@ -16,7 +16,7 @@ from pufferlib_kcore.fibration.selection import Reader, gather, ranked
 from pufferlib_kcore.graph.calibration import Targets, readers_of, refit
 from pufferlib_kcore.graph.colorings import Coloring, common_widths
 from pufferlib_kcore.graph.example import Inputs
-from pufferlib_kcore.graph.faithfulness import divergence
+from pufferlib_kcore.graph.faithfulness import Answers, divergence
 from pufferlib_kcore.graph.merging import Collapse
 from pufferlib_kcore.graph.nested import arguments
 from pufferlib_kcore.graph.rebuild import parameters_at, rebuild
@@ -67,8 +67,8 @@ def search(
     actions        their path in the output, as of `divergence`
     round_to       widths are multiples of this, where a space has that many units
     watch          called with each point of the frontier
-    Raises UserError without a budget or recorded inputs, where the policy has nothing to merge, and for NaN
-    or infinity in its weights or in what it computes on these inputs.
+    Raises UserError without a budget or recorded inputs, where the policy has nothing to merge or no actions
+    to bound, and for NaN or infinity in its weights or in what it computes on these inputs.
     """
     if max_kl is None and target_params is None:
         raise UserError("a search needs a budget: max_kl, target_params or both")
@@ -87,6 +87,7 @@ def search(
     if not readers:
         name = type(traced.policy).__name__
         raise UserError(f"nothing in {name} can be merged: see `spaces` for the reasons")
+    Answers(traced.policy, held_out[:1], traced.network, actions).bound_by(max_kl)
     walk = _Walk(traced, tensors, readers, calibrate, held_out, round_to, actions)
     frontier = [walk.start()]
     watch(frontier[0])

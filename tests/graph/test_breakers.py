@@ -284,3 +284,10 @@ def test_a_state_that_is_none_is_refused():
     with pytest.raises(UserError, match="other spaces or widths"):
         breaker.load_state_dict(SymmetryBreaker(mlp(5, 9, 3), X, threshold=0.3).state_dict())
     assert np.array_equal(breaker.ages["0"], np.zeros(8))
+
+
+def test_a_search_bounded_by_a_kl_that_is_always_0_is_refused():
+    """Of a critic alone it would leave one unit a layer."""
+    with pytest.raises(UserError, match="the KL is always 0.*a critic alone"):
+        graph.search(mlp(5, 8, 1), X, [X], [X], max_kl=0.01)
+    assert graph.search(mlp(5, 8, 1), X, [X], [X], target_params=0.5).collapse.widths["0"] < 8
