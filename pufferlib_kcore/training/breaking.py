@@ -40,7 +40,7 @@ class Breaking(Companion):
         after: int = 10,
         fraction: float = 1.0,
         maturity: int = 10,
-        max_kl: float | None = 0.01,
+        max_kl: float | None = 0.005,
         max_value_error: float | None = 0.05,
         states: int = 256,
     ):
