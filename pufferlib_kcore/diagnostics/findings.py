@@ -26,7 +26,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "reward_hacking": ("evaluation_gap", "policy_collapse"),
     "policy_collapse": ("no_learning", "representation_collapse", "plasticity_loss"),
     "plasticity_loss": ("nonstationarity", "representation_collapse", "no_learning"),
-    "representation_collapse": ("no_learning",),
+    "representation_collapse": ("no_learning", "nonstationarity"),
 }
 ALWAYS = ("no_learning", "nonstationarity")  # the first is told at the end alone, the second comes with many
 

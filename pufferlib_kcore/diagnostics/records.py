@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ ALIASES = {
     "gradient_norm": ("losses/gradient_norm", "grad_norm", "losses/grad_norm", "train/grad_norm"),
     "true_return": ("environment/true_return",),
 }
+NUMBERS = (int, float, np.number)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Records:
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> Records:
-        """One record an epoch, in their order. What is no number is nan; infinities stay.
+        """One record an epoch, in the order of `epoch` where it tells them apart, else in their own. What is
+        no number is nan; infinities stay.
 
         Raises UserError where there are none, or none of a record's names is known.
         """
@@ -71,8 +74,12 @@ class Records:
                 "value_loss and approx_kl"
             )
         epoch = columns.get("epoch")
-        if epoch is None or np.isnan(epoch).any() or (np.diff(epoch) <= 0).any():
+        if epoch is None or np.isnan(epoch).any() or len(np.unique(epoch)) < len(epoch):
             columns["epoch"] = np.arange(1.0, len(rows) + 1)
+        elif (np.diff(epoch) < 0).any():
+            order = np.argsort(epoch)
+            rows = [rows[i] for i in order]
+            columns = {name: column[order] for name, column in columns.items()}
         odd = {name: next(i for i, row in enumerate(rows) if _odd(row.get(name))) for name in told_odd}
         return cls(columns, odd)
 
@@ -105,11 +112,15 @@ def read(path: str | Path, true_metric: str | None = None) -> Records:
     """
     path = Path(path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets mark what they write
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}; name a metrics.jsonl, or a CSV file") from error
     if path.suffix.lower() == ".csv":
-        rows: list[Any] = list(csv.DictReader(text.splitlines()))
+        table = csv.DictReader(text.splitlines())
+        twice = [name for name, n in Counter(table.fieldnames or ()).items() if n > 1]
+        if twice:
+            raise UserError(f"{path} has two columns {twice[0]!r}: which of them is meant cannot be told")
+        rows: list[Any] = list(table)
     else:
         rows = []
         lines = text.splitlines()
@@ -136,7 +147,7 @@ def _odd(value: Any) -> bool:
     """Whether somebody wrote that it is no finite number; a hole, or null, says nothing."""
     if isinstance(value, str):
         return value.strip().lower().lstrip("+-") in ("nan", "inf", "infinity")
-    return isinstance(value, (float, np.floating)) and not math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, NUMBERS) and not math.isfinite(_number(value))
 
 
 def _number(value: Any) -> float:
@@ -145,6 +156,9 @@ def _number(value: Any) -> float:
             return float(value)
         except ValueError:
             return math.nan
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+    if isinstance(value, bool) or not isinstance(value, NUMBERS):
         return math.nan
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond float64
+        return math.inf if value > 0 else -math.inf

@@ -130,6 +130,41 @@ def test_an_unsteady_training_is_no_change_of_the_task():
     assert not diagnose(records(**unsteady), BLIND).findings
 
 
+@pytest.mark.parametrize("late", range(4))
+def test_a_task_that_changes_is_told_where_the_return_follows_late(late):
+    """Values are surprised at once; the return of episodes that end falls some epochs afterwards."""
+    t = T - 50
+    fall = np.where(t < late, 200.0, np.minimum(200, 30 + 8 * (t - late)))
+    loss = np.where((t >= 0) & (t < 8), 20.0, 1.0)
+    loss[42] = 30.0  # a single epoch's, before
+    seen = dict(episode_return=fall, explained_variance=after(50, 0.9, 0.2), value_loss=loss)
+    assert kinds(diagnose(records(**seen), BLIND)) == ["nonstationarity"]
+
+
+def test_a_representation_that_collapses_says_why_the_return_falls():
+    lost = {
+        **FAILURES["representation_collapse"],
+        "episode_return": FAILURES["nonstationarity"]["episode_return"],
+    }
+    lost["episode_return"] = np.minimum(lost["episode_return"], np.where(T < 50, 200.0, 120.0))
+    lost["value_loss"] = FAILURES["nonstationarity"]["value_loss"]
+    (one,) = diagnose(records(**lost), BLIND).findings
+    assert one.kind == "representation_collapse" and one.symptoms == ("nonstationarity",)
+
+
+def test_a_few_epochs_that_end_in_nan_have_a_cause():
+    """Fewer than are judged otherwise: an update that went astray is why the loss is no number."""
+    rows = [{"episode_return": 20.0, "approx_kl": k, "value_loss": 1.0} for k in (0.01, 30.0, 1e9)]
+    (one,) = diagnose(Records.of([*rows, {"value_loss": math.nan}])).findings
+    assert one.kind == "gradient_pathology" and one.onset == 2 and one.symptoms == ("nan",)
+    assert "gradient_pathology" in diagnose(Records.of(rows)).unjudged
+
+
+def test_entropy_of_continuous_actions_tells_nothing_alone():
+    rows = [{"episode_return": 20.0, "entropy": -1.0 - i} for i in range(50)]
+    assert "continuous" in diagnose(Records.of(rows)).unjudged["policy_collapse"]
+
+
 def test_a_task_that_is_learned_again_is_no_loss_of_plasticity():
     again = np.concatenate([np.minimum(20 + 40.0 * np.arange(10), 200) for _ in range(10)])
     surprised = np.where(np.arange(N) % 10 < 3, 20.0, 1.0)

@@ -48,6 +48,32 @@ def test_epochs_that_do_not_rise_are_counted_anew():
     assert Records.of([{"epoch": 5, "entropy": 1}, {"epoch": 9, "entropy": 1}])["epoch"].tolist() == [5, 9]
 
 
+def test_records_out_of_order_are_put_in_order():
+    rows = [{"epoch": i, "entropy": float(i), "value_loss": math.inf if i == 4 else 0.0} for i in range(9)]
+    there, mixed = Records.of(rows), Records.of([rows[i] for i in (3, 0, 8, 1, 7, 2, 6, 5, 4)])
+    for name in ("epoch", "entropy", "value_loss"):
+        np.testing.assert_array_equal(mixed[name], there[name])
+    assert mixed.odd == there.odd == {"value_loss": 4}
+
+
+def test_an_integer_beyond_float64_is_infinite():
+    found = Records.of([{"value_loss": 10**400, "entropy": 1}, {"value_loss": -(10**400)}])
+    assert found["value_loss"].tolist() == [math.inf, -math.inf] and found.odd == {"value_loss": 0}
+
+
+def test_a_table_from_a_spreadsheet(tmp_path):
+    table = tmp_path / "progress.csv"
+    table.write_bytes(b"\xef\xbb\xbfepisode_return,entropy\r\n1,2\r\n3,4\r\n")
+    assert read(table)["episode_return"].tolist() == [1, 3]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    table = tmp_path / "progress.csv"
+    table.write_text("entropy,value_loss,entropy\n1,2,3\n")
+    with pytest.raises(UserError, match="two columns 'entropy'"):
+        read(table)
+
+
 def test_json_lines_and_csv_say_the_same(tmp_path):
     rows = [{"time/total_timesteps": 10 * i, "rollout/ep_rew_mean": i / 2} for i in range(4)]
     lines, table = tmp_path / "progress.jsonl", tmp_path / "progress.csv"

@@ -25,6 +25,11 @@ def policy_collapse(run: Run) -> Answer:
         found["entropy"] = smooth(r["entropy"], t.rows) < t.sure * early(r["entropy"])
     if "diagnosis/action_diversity" in r:
         found["action_diversity"] = filled(r["diagnosis/action_diversity"]) < t.alike
+    if not found and "entropy" in r:
+        return (
+            "an entropy that is 0 or less early on, of continuous actions, tells nothing by itself: train "
+            "with --diagnose"
+        )
     if not found:
         return "there is neither entropy nor diagnosis/action_diversity"
     sure = found.get("relative_entropy", found.get("entropy", np.zeros(len(run), bool)))

@@ -42,7 +42,7 @@ class Thresholds:
     sank: float = 0.7  # of the first task's best return, below which later ones reach less
     gap: float = 0.3  # part of the return's range between evaluation and training
     steep: float = 0.6  # part of the gain that is lost within few epochs where a task changed
-    surprise: float = 4.0  # times the largest value loss shortly before, where a task changed
+    surprise: float = 4.0  # times the usual value loss shortly before, where a task changed
     patience: float = 3.0  # times as long as the first task took, after which its return should be back
 
 

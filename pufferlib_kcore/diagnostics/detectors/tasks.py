@@ -119,8 +119,9 @@ def evaluation_gap(run: Run) -> Answer:
     if known.sum() < t.rows:
         return f"{int(known.sum())} evaluations are too few"
     span = max(float(np.nanmax(trained) - min(np.nanmin(trained), run.blind)), float(run.gain[-1]), 1e-9)
-    floor = 3 * max(run.noise, noise(evaluated[known]))
-    apart = trained[known] - evaluated[known] > max(t.gap * span, floor)
+    floor = 2 * max(run.noise, noise(evaluated[known]))
+    gap = smooth(trained[known] - evaluated[known], t.rows)
+    apart = gap > max(t.gap * span, floor)
     where = since(apart)
     if where is None or len(apart) - where < t.rows:
         return None
@@ -160,12 +161,18 @@ def fall_at(run: Run, i: int) -> float:
 
 
 def surprised(run: Run, i: int) -> bool:
-    """Whether the value loss leaps at a place; taken for granted where nobody wrote it."""
+    """Whether the value loss leaps about a place; taken for granted where nobody wrote it.
+
+    A fall is seen up to t.rows epochs late, as its medians tell it: the leap may be as much earlier.
+    """
     t, loss = run.t, run.records["value_loss"]
-    before, after = loss[max(0, i - t.width) : i], loss[i : i + t.rows]
-    if not (np.isfinite(before).any() and np.isfinite(after).any()):
+    if not np.isfinite(loss[max(0, i - t.width) : i + t.rows]).any():
         return True
-    return bool(np.nanmedian(after) > t.surprise * np.nanmax(before))
+    usual = smooth(loss, t.rows)
+    return any(
+        np.median(filled(loss)[k : k + t.rows]) > t.surprise * np.max(usual[max(0, k - t.width) : k])
+        for k in range(max(1, i - t.rows), i + 1)
+    )
 
 
 def recovers(run: Run, i: int) -> bool:
