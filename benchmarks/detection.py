@@ -4,7 +4,7 @@
     python benchmarks/detection.py report     # seconds, from the records in benchmarks/detection
 
 Every run is PPO of this project, with --diagnose's companion, on a task of `detection_worlds`. Seeds 0 to
-2 are there to choose the detectors' thresholds on; what is reported is seeds 3 and 4, which nobody chose by.
+4 are there to choose the detectors' thresholds on; what is reported is seeds 5 and 6, which nobody chose by.
 """
 
 from __future__ import annotations
