@@ -26,6 +26,7 @@ setup(
     ],
     extras_require={
         "mujoco": ["gymnasium>=1.1", "mujoco>=3.1"],  # through uv alone: PufferLib pins an older gymnasium
+        "connectivity": ["stable-baselines3>=2.4"],  # SAC and DDPG; through uv alone, as mujoco
         "video": ["pygame"],  # pictures of classic control
         "wandb": ["wandb"],
         "onnx": ["onnx", "onnxruntime", "onnxscript"],

@@ -4,6 +4,7 @@
 
     logits (.., n), or a torch Categorical                 Discrete
     a torch Normal (.., d), or an Independent one          Continuous, dimensions independent of each other
+    Squashed                                               a normal in tanh, between bounds, as SAC has it
     a list of any of these                                 Joint, parts independent of each other
 
 Probabilities, entropies and divergences are one number a state, (..), in nats.
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property, reduce, singledispatch
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, Normal
@@ -195,6 +197,58 @@ class Continuous(ActionDistribution):
         ratio = (1 - b.square()) @ z.square().T / 2 - (a * b) @ z.T
         ratio = ratio + (b.log() - a.square() / 2).sum(-1, keepdim=True)
         return ratio.new_full((len(z),), 1 / len(z)), ratio
+
+
+@dataclass(frozen=True, eq=False)
+class Squashed(Continuous):
+    """a = low + (high - low) (tanh(x) + 1) / 2, x of a Continuous.  low, high: (d,)
+
+    Divergences are those of x: a bijection changes none. `mode` is what the mean of x becomes, as SAC's
+    deterministic action is (Haarnoja et al., 2018, "Soft actor-critic", 1801.01290, appendix C).
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def map(self, f: Callable[..., Tensor], *others: Self) -> Self:
+        loc, scale = (f(*xs) for xs in zip(*((x.loc, x.scale) for x in (self, *others)), strict=True))
+        return type(self)(loc, scale, self.low, self.high)
+
+    def to(self, place: torch.device | torch.dtype) -> Self:
+        return type(self)(*(x.to(place) for x in (self.loc, self.scale, self.low, self.high)))
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.squashed(super().sample(generator))
+
+    def mode(self) -> Tensor:
+        return self.squashed(self.loc)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """log p(x) - sum_i log da_i / dx_i, x = atanh of the action in its bounds"""
+        inner = 2 * (actions - self.low) / (self.high - self.low) - 1
+        x = torch.atanh(inner.clamp(-1 + 1e-6, 1 - 1e-6))
+        return super().log_prob(x) - self._stretch(x)
+
+    def entropy(self) -> Tensor:
+        """H(x) + E sum_i log da_i / dx_i, by Gauss and Hermite's 32 points"""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(32)
+        z, w = (torch.as_tensor(x, dtype=self.loc.dtype, device=self.loc.device) for x in (nodes, weights))
+        x = self.loc[..., None, :] + self.scale[..., None, :] * z[:, None]  # (.., 32, d)
+        return super().entropy() + (self._stretch(x) * w / w.sum()).sum(-1)
+
+    def mean(self) -> Self:
+        plain = Continuous(self.loc, self.scale).mean()
+        return type(self)(plain.loc, plain.scale, self.low, self.high)
+
+    def squashed(self, x: Tensor) -> Tensor:
+        """The action that x becomes."""
+        low, high = self.low.to(x), self.high.to(x)
+        return low + (high - low) * (torch.tanh(x) + 1) / 2
+
+    def _stretch(self, x: Tensor) -> Tensor:
+        """sum_i log((high_i - low_i) / 2) + log(1 - tanh(x_i)^2), which is stable where tanh is 1"""
+        half = ((self.high - self.low) / 2).to(x).log()
+        return (half + 2 * (math.log(2) - x - torch.nn.functional.softplus(-2 * x))).sum(-1)
 
 
 @dataclass(frozen=True, eq=False)

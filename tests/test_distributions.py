@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Categorical, Independent, MultivariateNormal, Normal, kl_divergence
 
 from pufferlib_kcore import UserError, distributions
-from pufferlib_kcore.distributions import Continuous, Discrete, Joint
+from pufferlib_kcore.distributions import Continuous, Discrete, Joint, Squashed
 
 LOG_2 = math.log(2)
 
@@ -275,3 +275,37 @@ def test_several_are_joined_in_order(kind):
     several = [of(kind(n, 2, seed=n)) for n in (3, 1, 4)]
     whole = distributions.cat(several)
     torch.testing.assert_close(whole.entropy(), torch.cat([one.entropy().flatten() for one in several]))
+
+
+def squashed(seed=0):
+    low, high = torch.tensor([-1.0, -3.0]).double(), torch.tensor([2.0, 3.0]).double()
+    p = normal(5, 2, seed=seed)
+    return Squashed(p.loc, p.scale, low, high)
+
+
+def test_a_squashed_normal_is_a_density_within_its_bounds():
+    p = squashed()
+    one = Squashed(p.loc[:, :1] / 4, p.scale[:, :1] / 2, p.low[:1], p.high[:1])
+    a = torch.linspace(-1, 2, 200_003).double()[1:-1]
+    density = one.log_prob(a[:, None, None].expand(-1, 5, 1)).exp()
+    torch.testing.assert_close(torch.trapezoid(density, a, dim=0), torch.ones(5).double(), atol=2e-3, rtol=0)
+    draws = torch.stack([p.sample(torch.Generator().manual_seed(i)) for i in range(4000)])
+    assert (draws >= p.low).all() and (draws <= p.high).all()
+    torch.testing.assert_close(p.entropy(), -p.log_prob(draws).mean(0), atol=0.06, rtol=0)
+    torch.testing.assert_close(p.mode(), p.low + (p.high - p.low) * (torch.tanh(p.loc) + 1) / 2)
+
+
+def test_squashing_changes_no_divergence_and_is_torchs_own():
+    from torch.distributions import AffineTransform, TanhTransform, TransformedDistribution
+
+    p, q = squashed(), squashed(seed=9)
+    plain, other = Continuous(p.loc, p.scale), Continuous(q.loc, q.scale)
+    torch.testing.assert_close(p.kl(q), plain.kl(other))
+    torch.testing.assert_close(p.js(q), plain.js(other))
+    half = (p.high - p.low) / 2
+    theirs = TransformedDistribution(
+        Normal(p.loc, p.scale), [TanhTransform(), AffineTransform(p.low + half, half)]
+    )
+    a = p.squashed(p.loc + 0.3 * p.scale)
+    torch.testing.assert_close(p.log_prob(a), theirs.log_prob(a).sum(-1))
+    assert p.to(torch.float32).low.dtype == torch.float32 and isinstance(p.mean(), Squashed)

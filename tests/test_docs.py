@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 from torch import nn
@@ -120,3 +121,14 @@ def test_the_diagnosis_page_names_every_metric_and_every_finding():
     seen = {**look(traced, [(torch.randn(20, 5),)]).metrics, **fibers_of(traced)}
     for name in (*(n for n in seen if "/" not in n), "churn", "capacity", *DETECTORS):
         assert f"`{name}`" in page, name
+
+
+def test_a_line_between_two_policies_from_python():
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        spaces = gymnasium.spaces.Box(-1, 1, (4,)), gymnasium.spaces.Discrete(2)
+        made.append(build(spec_from("classic_control", "Policy", None, {}, {}, *spaces)))
+    names = dict(zip(("one", "other"), made, strict=True))
+    exec(example("connectivity.md"), names)
+    assert names["line"].returns.shape == (5, 20) and names["barrier"].low <= names["barrier"].value

@@ -21,6 +21,8 @@ MODULES = {  # each mode's function is `run` in its module, imported when it is 
     "fibers": "fibers",
     "report": "report",
     "diagnose": "diagnose",
+    "fork": "fork",
+    "connectivity": "connectivity",
     "autotune": "autotune",
     "profile": "profile",
 }

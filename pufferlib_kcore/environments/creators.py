@@ -27,10 +27,14 @@ class Creator:
     rewards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # their settings, the inmost first
 
     def __call__(self) -> Any:
+        return emulated(self.gymnasium())
+
+    def gymnasium(self) -> gymnasium.Env:
+        """The environment as Gymnasium has it."""
         env: gymnasium.Env = adapt(PACKAGES[self.package].make(self.name, **self.settings))
         for reward, settings in self.rewards.items():
             env = REWARDS[reward](env, **settings)
-        return emulated(env)
+        return env
 
 
 def names() -> dict[str, tuple[str, ...]]:

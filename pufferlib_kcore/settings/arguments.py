@@ -25,6 +25,8 @@ MODES = {
     "export": "write a checkpoint as an ONNX file, its recurrent state as inputs and outputs",
     "report": "compare a run with its collapsed run, as PNG and HTML",
     "diagnose": "look at every checkpoint of a run, or at a file of --metrics, and say what went wrong",
+    "fork": "train two children from checkpoints of a run, and walk the lines between them",
+    "connectivity": "walk the lines from a run to its collapse, and to what that became by training",
     "autotune": "find the workers, envs and threads that suit this machine",
     "profile": "train for a short while and say where the time goes",
 }
@@ -249,6 +251,7 @@ def _add_options(parser: Parser) -> None:
     add("--diagnose", dest="diagnose.on", nargs="?", const="True", metavar="BOOL", help=look)
     failure = "watch for failures while training, and warn, stop, or break-symmetry"
     add("--on-failure", dest="watch.on_failure", metavar="WHAT", help=failure)
+    add("--fork-points", dest="fork.points", metavar="X,..", help="short for --fork.points")
     add("--metrics", metavar="FILE", help="with --mode diagnose: anybody's metrics, JSON lines or CSV")
     trackers = f"track with {' or '.join(TRACKERS)} (bare --track: wandb, offline unless a key is set)"
     add("--track", nargs="?", const="wandb", type=_one_of(*TRACKERS), metavar="TRACKER", help=trackers)

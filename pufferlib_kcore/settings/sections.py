@@ -212,6 +212,19 @@ class WatchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForkSettings:
+    points: str
+    data: Literal["same", "fresh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineSettings:
+    alphas: int = within(2)
+    episodes: int = within(1)
+    sampled: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of one run.  A None in [env], [policy] or [rnn] leaves the argument out."""
 
@@ -224,6 +237,8 @@ class Settings:
     break_: BreakSettings
     diagnose: DiagnoseSettings
     watch: WatchSettings
+    fork: ForkSettings
+    line: LineSettings
 
     def __post_init__(self) -> None:
         """Refuse to break what nobody says how to break."""
@@ -261,6 +276,7 @@ SHORT = {
     "break.threshold": "--break-symmetry",
     "diagnose.on": "--diagnose",
     "watch.on_failure": "--on-failure",
+    "fork.points": "--fork-points",
 }
 
 

@@ -83,6 +83,28 @@ def read_study(path: str | Path | None, words: Sequence[str] = ()) -> Study:
     )
 
 
+def flat(path: str | Path) -> dict[str, str]:
+    """The settings of a file that has no sections, as texts, lists parted by commas; null is left out.
+
+    Raises UserError, naming the file, for one that is missing, damaged, or no table of plain values.
+    """
+    from omegaconf import OmegaConf
+
+    if not Path(path).is_file():
+        raise UserError(f"--config {path}: no such file; name a YAML file")
+    held = _guarded(str(path), lambda: OmegaConf.to_container(OmegaConf.load(path), resolve=True))
+    if not isinstance(held, dict):
+        raise UserError(f"{path} holds {held!r:.40}: expected settings such as total_steps: 200000")
+    for name, value in held.items():
+        if isinstance(value, dict):
+            raise UserError(f"{path}: {name} has parts: expected one value, as in total_steps: 200000")
+    return {
+        str(name): ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in held.items()
+        if value is not None
+    }
+
+
 def _files(path: Path, above: tuple[Path, ...], seen: set[Path]) -> Iterator[tuple[Path, Any, str | None]]:
     """A file's sections, and its tracker, after those of its defaults, each file once.
 

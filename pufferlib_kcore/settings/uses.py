@@ -6,10 +6,11 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.resolve import flag
 
 RUNS = ("train", "autotune", "profile")  # modes that train
-PLAYS = (*RUNS, "eval", "collapse", "diagnose")  # modes in which environments run
+LINES = ("fork", "connectivity")  # modes that walk lines between policies
+PLAYS = (*RUNS, "eval", "collapse", "diagnose", *LINES)  # modes in which environments run
 WORLD = (*PLAYS, "export")
 COLORING = ("train", "collapse", "fibers", "report", "diagnose")  # modes that find fibers at a threshold
-LOADS = ("train", "eval", "collapse", "fibers", "export", "report", "diagnose")
+LOADS = ("train", "eval", "collapse", "fibers", "export", "report", "diagnose", *LINES)
 
 # Options, sections and settings, the more special one first to decide; what is not here goes with every mode.
 USED_BY: dict[str, tuple[str, ...]] = {
@@ -32,6 +33,9 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "diagnose": ("train",),
     "watch.true_metric": ("train", "diagnose"),
     "watch": ("train",),
+    "fork": ("fork",),
+    "line": LINES,
+    "train.total_timesteps": (*RUNS, "fork"),
     "collapse.threshold": COLORING,
     "collapse.linear": COLORING,
     "collapse.cnn": COLORING,
@@ -44,7 +48,7 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "rnn": RUNS,
     **dict.fromkeys(
         (
-            *("train.total_timesteps", "train.learning_rate", "train.anneal_lr", "train.gamma"),
+            *("train.learning_rate", "train.anneal_lr", "train.gamma"),
             *("train.gae_lambda", "train.update_epochs", "train.norm_adv", "train.clip_coef"),
             *("train.clip_vloss", "train.vf_coef", "train.vf_clip_coef", "train.max_grad_norm"),
             *("train.ent_coef", "train.target_kl", "train.checkpoint_interval", "train.keep_state"),
