@@ -21,6 +21,7 @@ from torch import nn
 
 from pufferlib_kcore.connectivity.stacked import Stack, between
 from pufferlib_kcore.environments import cores, seeds
+from pufferlib_kcore.environments.control import one_model
 from pufferlib_kcore.environments.creators import Creator
 from pufferlib_kcore.environments.episodes import EpisodesOf
 from pufferlib_kcore.environments.puffer2.serial import Serial
@@ -59,7 +60,8 @@ class Walk:
         slots = max(1, min(len(episodes), ENVS // len(alphas)))
         own = [list(range(len(episodes)))[s::slots] for s in range(slots)]  # the episodes of each slot
         starts = [tuple(seeds.env_seed(self.seed, episodes[i]) for i in mine) for mine in own]
-        vec = Serial([EpisodesOf(self.creator, starts[s]) for _ in alphas for s in range(slots)], 0)
+        with one_model():
+            vec = Serial([EpisodesOf(self.creator, starts[s]) for _ in alphas for s in range(slots)], 0)
         stack = Stack(between(self.one, self.other, alphas), self.one, vec, slots)
         found = np.full((2, len(alphas), len(episodes)), np.nan)
         played = np.zeros((len(alphas), slots), int)
@@ -142,13 +144,14 @@ def walk(
     key = (seed,) if isinstance(seed, (int, np.integer)) else tuple(seed)
     trip = Walk(one, other, creator, np.asarray(alphas, float), key, greedy)
     size = between(one, other, trip.alphas[:1]).bytes
-    at_once = int(max(1, min(len(trip.alphas), STACK // max(1, size))))
-    places = [slice(i, i + at_once) for i in range(0, len(trip.alphas), at_once)]
     total, done = len(trip.alphas) * episodes, 0
     if jobs is None:
         jobs = cores.available_cores() if total >= WORTH else 1
     jobs = min(jobs, episodes)
     shares = [list(range(episodes))[j::jobs] for j in range(jobs)]
+    fit = min(STACK // max(1, size), ENVS // len(shares[0]))  # few places: their weights stay cached
+    at_once = max(1, min(len(trip.alphas), fit))
+    places = [slice(i, i + at_once) for i in range(0, len(trip.alphas), at_once)]
     found = np.empty((2, len(trip.alphas), episodes))
 
     def told(more: int) -> None:

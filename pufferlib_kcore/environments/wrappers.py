@@ -52,7 +52,7 @@ class ClipActions(gymnasium.ActionWrapper):
         self.action_space = spaces.Box(-np.inf, np.inf, env.action_space.shape, np.float32)
 
     def action(self, action: np.ndarray) -> np.ndarray:
-        return np.clip(action, self.low, self.high)
+        return np.minimum(np.maximum(action, self.low), self.high)  # np.clip, at a third of its time
 
 
 class Float32Observations(gymnasium.ObservationWrapper):
