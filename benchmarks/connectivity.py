@@ -61,7 +61,6 @@ def train(seeds: int, jobs: int, root: Path) -> None:
     from pufferlib_kcore.connectivity.plan import Plan
     from pufferlib_kcore.jobs.forking import fork
 
-    OUT.mkdir(exist_ok=True)
     done = {(r["env"], r["algo"], r["strategy"], r["seed"]) for r in load()}
     for seed in range(seeds):
         for env, algo, strategy in CASES:
@@ -121,6 +120,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="trainings at once")
     parser.add_argument("--root", type=Path, default=OUT / "runs", help="where results and weights go")
     args = parser.parse_args()
+    OUT.mkdir(exist_ok=True)
     if args.what == "train":
         train(args.seeds, args.jobs, args.root)
     elif args.what == "runs":

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pufferlib_kcore.analysis import figures, report
+from pufferlib_kcore.analysis import figures, interpolations, report
 from pufferlib_kcore.analysis.sources import Source, source
 from pufferlib_kcore.analysis.tables import Table
 from pufferlib_kcore.store import FiberHistory, FibersFile, Run, atomic, provenance
@@ -147,6 +147,19 @@ class Comparison:
         return rows.only(["space", *columns])
 
     @property
+    def lines(self) -> Table:
+        """Each line between the original, its collapse and what became of both: ends, distance, barrier."""
+        rows = Table()
+        for line in self.original.lines:
+            b = line["barrier"]
+            bounds = ", ".join("?" if b[key] is None else f"{b[key]:.4g}" for key in ("low", "high"))
+            row: dict[str, Any] = {"from": line["from"], "to": line["to"]}
+            row |= {"return from": line["fork1_reward"], "return to": line["fork2_reward"]}
+            row |= {"weights apart": line["distance"], "barrier": f"{b['value']:.4g} [{bounds}]"}
+            rows.append(row)
+        return rows
+
+    @property
     def provenance(self) -> Table:
         """Seed, commit, machine and versions of each run, as its config tells them, and of this report."""
         sources = {name: _facts(run.config) for name, run in self.runs()}
@@ -178,6 +191,10 @@ class Comparison:
             png=self.png(),
             summary=self.summary,
             spaces=self.table,
+            lines=self.lines,
+            lines_png=interpolations.png(interpolations.valley_figure(self.original.lines, self.title))
+            if self.lines
+            else None,
             provenance=self.provenance,
             configs={name: _plain(config) for name, config in configs.items()},
         )

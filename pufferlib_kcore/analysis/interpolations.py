@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,14 +163,16 @@ def panels(n: int, title: str) -> tuple[Figure, list[Axes]]:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    import io
+    return atomic.write(path, png(figure))
 
+
+def png(figure: Figure) -> bytes:
     for ax in figure.axes:
         for text, size in ((ax.title, 9), (ax.xaxis.label, 8), (ax.yaxis.label, 8)):
             text.set_fontsize(size)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    return atomic.write(path, buffer.getbuffer())
+    return buffer.getvalue()
 
 
 def valley_figure(lines: Sequence[Mapping[str, Any]], title: str) -> Figure:

@@ -10,6 +10,7 @@ from pufferlib_kcore.analysis import logs
 from pufferlib_kcore.analysis.curves import Curve, column
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import CollapseFolder, FiberHistory, FibersFile, Run
+from pufferlib_kcore.store.forks import read_json
 from pufferlib_kcore.store.names import parse_collapse_folder
 
 LOGS = ("metrics.jsonl", "log.out", "log_collapsed.out")  # in a run folder, the first that holds records
@@ -26,6 +27,9 @@ class Source:
     records: list[dict[str, Any]] = field(default_factory=list)
     collapse: CollapseFolder | None = None  # that the run was resumed from, where it lies in its folder
     history: FiberHistory | None = None
+    lines: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # to its collapse and on, as connectivity.json has them
 
     @property
     def env(self) -> str | None:
@@ -81,7 +85,8 @@ def _described(name: str, records: list[dict[str, Any]], header: dict[str, Any],
     nested = parse_collapse_folder(run.path.absolute().parent.name)
     collapse = CollapseFolder(run.path.absolute().parent) if nested else None
     history = FiberHistory.of(run.history_path) if run.history_path.exists() else None
-    return Source(name, curve, header, run.config(), records, collapse, history)
+    lines = read_json(run.lines_path)["lines"] if run.lines_path.is_file() else []
+    return Source(name, curve, header, run.config(), records, collapse, history, lines)
 
 
 def _logged(run: Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:

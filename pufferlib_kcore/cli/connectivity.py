@@ -12,5 +12,5 @@ def run(args: Args) -> int:
     """Print each line's ends and barrier, and where the figure is."""
     done = valley(ValleyRequest(source=run_source(args), line=args.settings.line), shown)
     print(done)
-    print(f"wrote {done.run.path / 'connectivity.json'} and {done.png}")
+    print(f"wrote {done.run.lines_path} and {done.png}")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from pufferlib_kcore.jobs import world as worlds
 from pufferlib_kcore.jobs.progress import Watch, unwatched
 from pufferlib_kcore.jobs.references import uniform
 from pufferlib_kcore.jobs.source import FileSource, Newest, RunSource
-from pufferlib_kcore.store import Run, atomic
+from pufferlib_kcore.store import Run
 from pufferlib_kcore.store.forks import write_json
 from pufferlib_kcore.training.acting import play
 
@@ -103,7 +102,7 @@ def compare(request: CompareRequest, watch: Watch = unwatched) -> Compared:
     json_path, png = request.output / "lmc_results.json", request.output / "lmc_plot.png"
     write_json(json_path, found)
     figure = interpolations.line_figure(found, f"{one.env}: {Path(one.name).name} to {Path(other.name).name}")
-    save(figure, png)
+    interpolations.save(figure, png)
     return Compared(found=found, json=json_path, png=png)
 
 
@@ -190,9 +189,3 @@ def weights_in(path: Path) -> bool:
     except Exception:
         return False
     return isinstance(held, dict) and "actor" in held
-
-
-def save(figure: Any, path: Path) -> Path:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return atomic.write(path, buffer.getbuffer())

@@ -98,7 +98,7 @@ def valley(request: ValleyRequest, watch: Watch = unwatched) -> Valley:
         "env": start.env,
         **sizes,
     }
-    write_json(run.path / "connectivity.json", {**about, "sampled": request.line.sampled, "lines": lines})
+    write_json(run.lines_path, {**about, "sampled": request.line.sampled, "lines": lines})
     png = interpolations.save(
         interpolations.valley_figure(lines, f"{run.exp_id}, {folder.path.name}"),
         run.path / "connectivity.png",

@@ -119,6 +119,11 @@ class Run:
         """What went wrong with it, see diagnostics.findings: one JSON object a line."""
         return self.path / "findings.jsonl"
 
+    @property
+    def lines_path(self) -> Path:
+        """Returns on the lines from its policies to its collapse, see jobs.valley."""
+        return self.path / "connectivity.json"
+
     def model_path(self, epoch: int) -> Path:
         return self.path / names.model_file(epoch)
 

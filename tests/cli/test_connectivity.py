@@ -145,6 +145,12 @@ def test_lines_from_a_run_to_its_collapse_and_on(capsys, rnn):
     (offspring,) = folder.runs()
     again = ran(capsys, "--mode", "connectivity", "--vec", "serial", "--exp-id", offspring.exp_id, *LINE[4:])
     assert str(folder.path) in again  # named by the retrained run, the same lines
+    page = "Lines in weight space"
+    ran(capsys, "--mode", "report", "--exp-id", "a")
+    assert page in (run.path / "report.html").read_text()
+    run.lines_path.unlink()
+    ran(capsys, "--mode", "report", "--exp-id", "a")
+    assert page not in (run.path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("rnn", [(), ("--base.rnn-name", "Recurrent")], ids=["mlp", "lstm"])
