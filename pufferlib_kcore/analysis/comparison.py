@@ -195,6 +195,7 @@ class Comparison:
             lines_png=interpolations.png(interpolations.valley_figure(self.original.lines, self.title))
             if self.lines
             else None,
+            forks_png=self.original.forks,
             provenance=self.provenance,
             configs={name: _plain(config) for name, config in configs.items()},
         )

@@ -30,6 +30,7 @@ class Source:
     lines: list[dict[str, Any]] = field(
         default_factory=list
     )  # to its collapse and on, as connectivity.json has them
+    forks: bytes | None = None  # the picture of its forks' lines
 
     @property
     def env(self) -> str | None:
@@ -86,7 +87,8 @@ def _described(name: str, records: list[dict[str, Any]], header: dict[str, Any],
     collapse = CollapseFolder(run.path.absolute().parent) if nested else None
     history = FiberHistory.of(run.history_path) if run.history_path.exists() else None
     lines = read_json(run.lines_path)["lines"] if run.lines_path.is_file() else []
-    return Source(name, curve, header, run.config(), records, collapse, history, lines)
+    forks = run.forks_picture.read_bytes() if run.forks_picture.is_file() else None
+    return Source(name, curve, header, run.config(), records, collapse, history, lines, forks)
 
 
 def _logged(run: Run) -> tuple[list[dict[str, Any]], dict[str, Any]]:

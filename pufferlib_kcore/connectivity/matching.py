@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.quotient import Axis, Table
+from pufferlib_kcore.graph.activations import all_activations
 from pufferlib_kcore.graph.copying import copy_of
+from pufferlib_kcore.graph.example import Inputs
 from pufferlib_kcore.graph.nested import tensors_of
 from pufferlib_kcore.graph.traced import Traced
 
@@ -64,6 +66,35 @@ def weight_matching(
         if not changed:
             break
     return found
+
+
+def activation_matching(traced: Traced, other: nn.Module, inputs: Inputs) -> dict[str, np.ndarray]:
+    """The order of another policy's neurons in which they answer most like a policy's, on the same inputs.
+
+        max_P sum_i corr(h_i, h'_P(i))
+
+    for each space by itself (Li et al., 2016, "Convergent learning", 1511.07543). Where weight matching sees
+    little, as where layers are scaled otherwise, this may see more; it may also be farther in weights than
+    unmatched. Spaces whose activations no layer reads stay as they are. It may follow weight matching: of
+    `matched(traced, other, weight_matching(..))`.
+    """
+    ours = all_activations(traced.policy, traced.network, inputs)
+    theirs = all_activations(other, traced.network, inputs)
+    found = {space.name: np.arange(space.units) for space in traced.network.spaces if not space.whole}
+    for name in found.keys() & ours.keys():
+        gain = correlations(ours[name], theirs[name])
+        found[name] = linear_sum_assignment(gain, maximize=True)[1]
+    return found
+
+
+def correlations(x: Tensor, y: Tensor) -> np.ndarray:
+    """Of each column with each of the other's, 0 of a constant one.  (N, n), (N, m) -> (n, m)"""
+    parts = []
+    for z in (x.double(), y.double()):
+        z = z - z.mean(0)
+        norm = z.norm(dim=0)
+        parts.append(z / torch.where(norm > 0, norm, 1.0))
+    return (parts[0].T @ parts[1]).numpy(force=True)
 
 
 def matched(traced: Traced, other: nn.Module, which: Permutations) -> nn.Module:

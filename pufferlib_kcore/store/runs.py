@@ -124,6 +124,11 @@ class Run:
         """Returns on the lines from its policies to its collapse, see jobs.valley."""
         return self.path / "connectivity.json"
 
+    @property
+    def forks_picture(self) -> Path:
+        """The lines between the children of its forks, see jobs.children."""
+        return self.path / "connectivity" / "fork_analysis" / "overview.png"
+
     def model_path(self, epoch: int) -> Path:
         return self.path / names.model_file(epoch)
 

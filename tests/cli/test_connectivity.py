@@ -78,6 +78,8 @@ def test_a_run_is_forked_and_goes_on_as_if_it_was_not(capsys, rnn):
         "overview.png",
     } <= made
     assert Run.open("experiments/a").latest()[0] == 6  # the finder still finds the run itself
+    ran(capsys, "--mode", "report", "--exp-id", "a")
+    assert "<h2>Forks</h2>" in (run.path / "report.html").read_text()
     again = ran(capsys, *FORK, "--fork-points", "0.2,0.5")
     assert "child" not in again.split("fork  epoch")[0].replace("fork 0", "").replace("fork 1", "")
 

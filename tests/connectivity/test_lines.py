@@ -183,3 +183,19 @@ def test_weights_that_are_not_finite_are_refused_by_name():
         other.mu.bias[0] = float("nan")
     with pytest.raises(UserError, match="the second policy has numbers in mu.bias"):
         walk(one, other, creator, alphas=3, episodes=1, jobs=1)
+
+
+def test_pictures_are_walked_too():
+    """A convolutional policy of a game's screens, in float32."""
+    creator = make_creator("breakout", rewards=(), framestack=2)
+    one = creator()
+    spaces = one.single_observation_space, one.single_action_space
+    one.close()
+    made = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        made.append(build(spec_from("atari", "Policy", None, {"framestack": 2}, {}, *spaces)))
+    found = walk(*made, creator, alphas=2, episodes=1, greedy=False, jobs=1)
+    assert found.lengths.min() > 50 and found.returns.shape == (2, 1)
+    same = walk(made[0], copy.deepcopy(made[0]), creator, alphas=2, episodes=1, greedy=False, jobs=1)
+    assert same.returns[0] == same.returns[1] == found.returns[0] and same.lengths[0] == found.lengths[0]

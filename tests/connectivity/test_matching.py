@@ -7,7 +7,14 @@ from planted import assert_same, flat, inputs, nature, random_
 from torch import nn
 
 from pufferlib_kcore import UserError, graph
-from pufferlib_kcore.connectivity.matching import distance, matched, weight_matching
+from pufferlib_kcore.connectivity.matching import (
+    activation_matching,
+    correlations,
+    distance,
+    matched,
+    weight_matching,
+)
+from pufferlib_kcore.graph.activations import all_activations
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +67,44 @@ def test_a_planted_order_is_found(kind, noise):
     count = sum(p.numel() for p in policy.parameters())
     assert distance(policy, back) <= 1.2 * noise * count**0.5
     assert_same(flat(back(*given)), flat(other(*given)))
+
+
+@pytest.mark.parametrize("kind", ["mlp", "trunk", "lstm"])
+def test_a_planted_order_is_found_by_what_neurons_answer(kind):
+    policy, given = of(kind)
+    traced = graph.trace(policy, given)
+    order = shuffled(traced)
+    other = matched(traced, policy, order)
+    first, *rest = given
+    generator = torch.Generator().manual_seed(0)
+    mixed = [torch.randperm(first.numel(), generator=generator) for _ in range(20)]
+    seen = [(first.flatten()[way].view_as(first), *rest) for way in mixed]
+    found = activation_matching(traced, other, seen)
+    answers = all_activations(policy, traced.network, seen)
+    for name, way in found.items():
+        live = correlations(answers[name], answers[name]).diagonal() > 0.5  # dead ones are all alike
+        assert live.sum() > len(way) / 4
+        np.testing.assert_array_equal(order[name][way][live], np.arange(len(way))[live])
+    assert_same(flat(matched(traced, other, found)(*given)), flat(policy(*given)))
+    assert distance(policy, matched(traced, other, found)) < 0.5 * distance(policy, other)
+
+
+def test_neurons_that_are_scaled_are_matched_by_what_they_answer():
+    """A neuron times 50 whose readers take a fiftieth: the same function, other weights."""
+    policy, given = of("mlp")
+    traced = graph.trace(policy, given)
+    order = shuffled(traced)
+    other = matched(traced, policy, order)
+    with torch.no_grad():
+        other[0].weight[::2] *= 3  # before tanh: another function, alike in what it tells
+        other[0].bias[::2] *= 3
+    way = activation_matching(traced, other, [given])["0"]
+    assert (order["0"][way] == np.arange(len(way))).all()
+
+
+def test_a_constant_neuron_is_like_none():
+    x = torch.tensor([[1.0, 2.0], [1.0, 3.0]])
+    np.testing.assert_allclose(correlations(x, x), [[0, 0], [0, 1]], atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "trunk", "lstm"])
