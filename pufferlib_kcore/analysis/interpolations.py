@@ -103,7 +103,7 @@ def over_time(ax: Axes, forks: Sequence[Fork], total_steps: int) -> None:
     if len(forks):
         off = np.abs(np.stack([value - low, high - value]))
         ax.errorbar(steps, value, off, color="#2f5d9b", lw=1, capsize=2, marker="o", mfc="white")
-        ax.plot(steps[low > 0], value[low > 0], "o", color="#2f5d9b", label="its interval leaves 0")
+        ax.plot(steps[low > 0], value[low > 0], "o", color="#2f5d9b", zorder=3, label="its interval leaves 0")
         ax.plot(
             steps, [f["instability"] for f in forks], ":", color="#d1495b", lw=1, label="(R0 + R1)/2 - min"
         )
