@@ -160,6 +160,15 @@ def test_a_few_epochs_that_end_in_nan_have_a_cause():
     assert "gradient_pathology" in diagnose(Records.of(rows)).unjudged
 
 
+def test_returns_that_do_not_vary_have_no_variance_to_explain_and_that_is_no_failure():
+    """As Stable-Baselines3's A2C writes it now and then, over 5 steps an update."""
+    spotty = np.where(T % 7 == 3, np.nan, np.minimum(0.9, T / 30))
+    assert not diagnose(records(explained_variance=spotty), BLIND).findings
+    assert kinds(
+        diagnose(records(explained_variance=spotty, value_loss=after(50, 1.0, math.nan)), BLIND)
+    ) == ["nan"]
+
+
 def test_entropy_of_continuous_actions_tells_nothing_alone():
     rows = [{"episode_return": 20.0, "entropy": -1.0 - i} for i in range(50)]
     assert "continuous" in diagnose(Records.of(rows)).unjudged["policy_collapse"]

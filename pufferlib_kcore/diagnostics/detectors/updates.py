@@ -12,8 +12,13 @@ from pufferlib_kcore.diagnostics.signals import early, filled, late, since, smoo
 
 @DETECTORS.register("nan")
 def nan(run: Run) -> Answer:
-    """A loss or an indicator that was written as NaN or infinity."""
-    known = {n: i for n, i in run.records.odd.items() if not n.startswith(("environment/", "episode_"))}
+    """A loss or an indicator that was written as NaN or infinity.
+
+    Explained variance is 0 / 0 where returns do not vary, as in the few steps of an A2C update: no failure.
+    """
+    odd = run.records.odd.items()
+    known = {n: i for n, i in odd if not n.startswith(("environment/", "episode_"))}
+    known = {n: i for n, i in known.items() if not n.endswith("explained_variance")}
     if not known:
         return None
     name = min(known, key=lambda n: known[n])
