@@ -53,7 +53,7 @@ CARTPOLE = {
 }
 PENDULUM = {**CARTPOLE, "batch_size": 2048, "bptt_horizon": 16, "learning_rate": 1e-3}
 STREAMS = {
-    "cartpole": Stream("cartpole", 8, 20, 3, CARTPOLE),
+    "cartpole": Stream("cartpole", 8, 20, 5, CARTPOLE),
     "cartpole_heads": Stream("cartpole", 8, 20, 6, CARTPOLE, heads=True),
     "inverted_pendulum_heads": Stream("inverted_pendulum", 6, 16, 3, PENDULUM, heads=True),
 }
