@@ -19,6 +19,7 @@ from pufferlib_kcore.training.acting import Diverged
 from pufferlib_kcore.training.unroll import initial_state
 
 ENDS = ("the first policy", "the second policy")
+COUNT = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Weights:
 def between(one: nn.Module, other: nn.Module, alphas: np.ndarray) -> Weights:
     """(1 - a) theta_0 + a theta_1, of parameters and of buffers that hold real numbers.  alphas: (A,)
 
+    Whole numbers must be equal, but for BatchNorm's count of its batches, which acting does not read.
     Raises UserError, naming what differs, for policies of two architectures, and for weights that are not
     finite.
     """
@@ -52,7 +54,7 @@ def between(one: nn.Module, other: nn.Module, alphas: np.ndarray) -> Weights:
     for name, x in ends[0].items():
         pair = [x.detach().cpu(), ends[1][name].detach().cpu()]
         if not x.is_floating_point():
-            if not torch.equal(*pair):
+            if not torch.equal(*pair) and name.split(".")[-1] != COUNT:
                 raise UserError(f"{name}, of whole numbers, differs between the policies: it has no line")
             shared[name] = pair[0]
             continue

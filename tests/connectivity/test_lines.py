@@ -177,6 +177,18 @@ def test_another_architecture_is_refused_by_what_differs():
         walk(one, shallow, creator, alphas=3, episodes=1, jobs=1)
 
 
+def test_how_many_batches_a_norm_has_seen_may_differ_and_no_other_whole_number():
+    one, other = (torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)) for _ in range(2))
+    other(torch.randn(8, 3))  # counts a batch, and moves its running statistics
+    weights = between(one, other, np.array([0.0, 0.5, 1.0]))
+    assert weights.shared["1.num_batches_tracked"] == 0
+    assert torch.equal(weights.stacked["1.running_mean"][2], other[1].running_mean.double())
+    for policy, order in ((one, [0, 1, 2]), (other, [2, 1, 0])):
+        policy.register_buffer("order", torch.tensor(order))
+    with pytest.raises(UserError, match="order, of whole numbers, differs"):
+        between(one, other, np.array([0.0, 1.0]))
+
+
 def test_weights_that_are_not_finite_are_refused_by_name():
     one, other, creator = actors()
     with torch.no_grad():
