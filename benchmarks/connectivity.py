@@ -42,16 +42,26 @@ CASES = [
 ]
 LINE = ("--line.alphas", "21", "--line.episodes", "32")
 SERIAL = "--vec serial --train.threads 1 --base.rnn-name Recurrent "
-RUNS = {  # task: its training, seeds, the epoch of its collapse
+RUNS = {  # task: its training, seeds, the epoch of its collapse, where it forks
     "cartpole": (
         SERIAL + "--env cartpole --train.total-timesteps 204800 --train.checkpoint-interval 5",
         3,
         50,
+        "0.1,0.3,0.5",
     ),
     "memory_cue": (
         SERIAL + "--env memory_cue --train.total-timesteps 204800 --train.checkpoint-interval 5",
         3,
         25,
+        "0.1,0.3,0.5",
+    ),
+    "half_cheetah": (
+        SERIAL + "--env half_cheetah --policy.hidden-size 128 --env.reward-scale 0.1 "
+        "--train.total-timesteps 1000000 --train.anneal-lr True --train.update-epochs 5 "
+        "--train.checkpoint-interval 25",
+        1,
+        250,
+        "0.5,0.8",
     ),
 }
 
@@ -82,13 +92,13 @@ def runs(seeds: int, root: Path) -> None:
     root.mkdir(parents=True, exist_ok=True)
     done = {(r["task"], r["seed"]) for r in load("runs.jsonl")}
     for seed in range(seeds):
-        for task, (words, number, epoch) in RUNS.items():
+        for task, (words, number, epoch, points) in RUNS.items():
             if (task, seed) in done or seed >= number:
                 continue
             began, name = time.time(), f"{task}_{seed}"
             here = ["--exp-id", name]
             demo(root, *words.split(), "--seed", seed, *here, "--train.keep-state", "all")
-            demo(root, "--mode", "fork", *here, "--vec", "serial", "--fork-points", "0.1,0.3,0.5", *LINE)
+            demo(root, "--mode", "fork", *here, "--vec", "serial", "--fork-points", points, *LINE)
             half = ["--collapse-epoch", epoch, "--collapse.target-params", "0.1"]
             demo(root, *words.split(), "--seed", seed, *here, "--collapse", "auto", *half)
             demo(root, "--mode", "connectivity", *here, *LINE)
