@@ -33,7 +33,7 @@ def rooms() -> dict[str, set[str]]:
 
 GROUND = ("errors", "text", "settings", "registry")
 BELOW = rooms()
-BELOW["__init__"] = set(BELOW) - {"jobs", "cli"}
+BELOW["__init__"] = set(BELOW) - {"jobs", "failure_lab", "cli"}
 MAY_USE_PUFFERLIB = {"environments", "policies", "training"}
 STANDARD_ONLY = set(GROUND)
 WHERE_ASKED = {"settings": {"rich_argparse", "omegaconf", "yaml"}}  # imported in the functions that need them

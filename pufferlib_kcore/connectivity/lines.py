@@ -5,8 +5,8 @@
 Episode e starts alike at every place, and draws alike (common random numbers). A policy that can compute in
 float64 does, and its actions are rounded to float32: so returns are those of one network after the other, a
 step at a time, though kernels of many networks round otherwise. (About one action in 1e8 lies so near the
-middle of two float32 that it is rounded to the other one. Policies that say .float() compute in float32, where
-returns agree as far as the task forgives a rounding.)
+middle of two float32 that it is rounded to the other one. Policies that say .float() compute in float32;
+their returns agree as far as the task forgives a rounding.)
 """
 
 from __future__ import annotations

@@ -8,7 +8,15 @@ from typing import Any
 
 import gymnasium
 
-from pufferlib_kcore.environments import atari, control, memory, metta  # noqa: F401  register their packages
+from pufferlib_kcore.environments import (  # noqa: F401  register their packages
+    atari,
+    career,
+    cartpole_variants,
+    control,
+    gridworld,
+    memory,
+    metta,
+)
 from pufferlib_kcore.environments.packages import PACKAGES
 from pufferlib_kcore.environments.puffer2.serial import emulated
 from pufferlib_kcore.environments.rewards import REWARDS
