@@ -121,7 +121,7 @@ class Regrets:
 
     @property
     def mistakes(self) -> list[int]:
-        """Steps at which another action is better for all that chance can explain; at most 1 in 40 is none."""
+        """Steps at which another action is better than chance explains; at most 1 in 40 is none."""
         return [i for i, one in enumerate(self.decisions) if one.mistake]
 
     def to_plain(self) -> dict[str, Any]:
