@@ -30,13 +30,19 @@ class Evaluation:
     entropy: float  # mean over steps of the entropy of its actions [nats]
     values: float | None  # mean value at the starts, where the agent has one
     ends: Mapping[str, float]  # means of what the last steps tell
-    observations: np.ndarray  # (steps, D) of all episodes, in order
-    taken: np.ndarray  # (steps,) the actions there
+    observations: np.ndarray  # (T, E, D); an episode's last lengths[e] on are not its own
+    taken: np.ndarray  # (T, E) actions there
+    rewards: np.ndarray  # (T, E)
 
     @property
     def dominance(self) -> float:
         """Share of the commonest action."""
         return float(self.actions.max())
+
+    def trajectory(self, e: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of an episode: observations (n, D), actions (n,), rewards (n,)"""
+        n = int(self.lengths[e])
+        return self.observations[:n, e], self.taken[:n, e], self.rewards[:n, e]
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -67,16 +73,18 @@ def evaluate(
     surprise: list[np.ndarray] = []
     seen: list[np.ndarray] = []
     taken: list[np.ndarray] = []
+    paid: list[np.ndarray] = []
     time = 0
     while live.any():
         chances = agent.distribution(observations)
         actions = agent.choose(chances, explore, chance[:, time % _LONGEST])
         counts += np.bincount(actions[live], minlength=agent.action_dim)
         surprise.append(entropy(chances[live]))
-        seen.append(observations[live].copy())
-        taken.append(actions[live])
+        seen.append(observations.copy())
+        taken.append(actions)
+        paid.append(np.zeros(episodes))
         for e in np.flatnonzero(live):
-            observations[e], _, ended, cut, infos[e] = envs[e].step(int(actions[e]))
+            observations[e], paid[-1][e], ended, cut, infos[e] = envs[e].step(int(actions[e]))
             live[e] = not (ended or cut)
         time += 1
     for env in envs:
@@ -92,8 +100,9 @@ def evaluate(
         entropy=float(np.concatenate(surprise).mean()),
         values=None if start is None else float(start.mean()),
         ends={name: float(value) for name, value in told.items()},
-        observations=np.concatenate(seen),
-        taken=np.concatenate(taken),
+        observations=np.stack(seen),
+        taken=np.stack(taken),
+        rewards=np.stack(paid),
     )
 
 

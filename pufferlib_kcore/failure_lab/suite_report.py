@@ -1,4 +1,4 @@
-"""Suite report: every agent with every reward, by its own reward and by one score, beside what is published."""
+"""Suite report: every agent with every reward, by its own reward and by one score, beside the published."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from pufferlib_kcore.analysis.report import render
+from pufferlib_kcore.analysis.tables import Table
 from pufferlib_kcore.store import atomic
 from pufferlib_kcore.text import markdown, readable
 
@@ -51,7 +52,11 @@ def write(folder: Path, results: Results) -> None:
     png = io.BytesIO()
     figure(results).savefig(png, format="png", dpi=110)
     atomic.write(folder / "comparison.png", png.getvalue())
-    page = render("suite.html", title="Agents and rewards", said=said, png=png.getvalue(), **parts)
+    tables = {
+        name: Table(dict(zip(head, row, strict=True)) for row in rows)
+        for name, (head, *rows) in parts.items()
+    }
+    page = render("suite.html", title="Agents and rewards", said=said, png=png.getvalue(), **tables)
     atomic.write(folder / "index.html", page.encode())
 
 
@@ -88,7 +93,14 @@ def by_agent(results: Results) -> list[list[Any]]:
         way = np.mean([share(own[0], x) for x in true])
         rows.append([agent, interval(paid), published, met, interval(true), f"{way:.1%}", true.mean()])
     rows.sort(key=lambda row: -row.pop())
-    head = ["agent", "own return", "published", "", "return that is meant", "of the way to the optimum"]
+    head = [
+        "agent",
+        "own return",
+        "published",
+        "published is",
+        "return that is meant",
+        "of the way to the optimum",
+    ]
     return [head, *rows]
 
 

@@ -51,6 +51,10 @@ class Agent:
         self._last = self.distribution(np.asarray(state, np.float32)[None])
         return int(self.choose(self._last, explore, self.rng.random(1))[0])
 
+    def act(self, state: Any) -> int:
+        """The action at one observation (D,), as evaluated: the likeliest, or drawn where it `draws`."""
+        return self.select_action(state, explore=False)
+
     def get_action_distribution(self, state: Any) -> np.ndarray:
         """(D,) -> (A,)"""
         return self.distribution(np.asarray(state, np.float32)[None])[0]
