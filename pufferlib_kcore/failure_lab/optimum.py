@@ -143,7 +143,8 @@ class Step:
         longer = value[:, :, np.minimum(np.arange(t) + 1, t - 1)]
         seen = (longer @ self.market.T).reshape(s, b, t * m)
         tired = (self.tired @ seen + self.paid_tired[:, :, None]).reshape(s, b, t, m)
-        stay = self.stayed @ tired.transpose(2, 3, 0, 1)  # (tenure, m, s, b)
+        apart = np.ascontiguousarray(tired.transpose(2, 3, 0, 1))  # for BLAS
+        stay = self.stayed @ apart  # (tenure, m, s, b)
         rested = self.rested @ (value[:, :, 0] @ self.market.T) + self.paid_rested[:, :, None]
         switch = self.switched @ rested.reshape(s, b * m)
         return stay.transpose(2, 3, 0, 1), switch.reshape(s, b, 1, m)
