@@ -145,10 +145,11 @@ class EntropyTracker:
         if x.min() >= 0:
             low = self.rules.low * self.scale
             axis.axhline(low, color=pictures.RED, ls="--", lw=1, label=f"low: {low:.3g}")
-            axis.set_ylim(bottom=0)
         if self.n_actions:
             most = f"log {self.n_actions}"
             axis.axhline(self.scale, color=pictures.GREY, ls=":", lw=1, label=most)
+        if x.min() >= 0:
+            axis.set_ylim(bottom=0)
         axis.set(xlabel="episode", ylabel="entropy of the policy [nats]")
         axis.legend(frameon=False, fontsize=8)
         return pictures.saved(figure, save_path)
