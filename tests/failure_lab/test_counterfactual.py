@@ -103,6 +103,8 @@ def test_regret_and_interval_by_hand():
     np.testing.assert_allclose(found.interval, (0, 2 + 25.4517), atol=1e-3)  # t at 1 - 0.05 / 4, 1 freedom
     tie = Decision(np.arange(2), np.array([[1.0, 2.0], [2.0, 1.0]]), 1)
     assert tie.best == 1 and tie.regret == 0
+    rounded = Decision(np.arange(2), np.array([[0.3, 0.3], [0.1 + 0.2, 0.1 + 0.2]]), 0)
+    assert rounded.returns[1, 0] > 0.3 and rounded.best == 0 and rounded.regret == 0 and not rounded.mistake
     lone = Decision(np.arange(2), np.array([[1.0], [2.0]]), 0)
     assert np.isnan(lone.interval).all() and np.isnan(lone.spread).all() and not lone.mistake
     assert lone.to_plain()["low"] is None and lone.to_plain()["values"] == {"0": 1.0, "1": 2.0}
