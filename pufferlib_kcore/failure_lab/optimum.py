@@ -1,6 +1,6 @@
 """Optimum: what a career can pay at best, by dynamic programming on a grid; what "failure" is measured by.
 
-    V_t(x) = max_a E[r(x') + V_{t+1}(x') | x, a],   V_T = 0,   x = (tenure, market, salary, burnout)
+    V_t(x) = max_a E[r(x') + V_{t+1}(x') | x, a],   V_T = 0,   x = (salary, burnout, tenure, market)
 
 The chances of a step factor: the market moves by itself, the salary given tenure and market, burnout given
 the new salary. So an expectation over a step is three products of small matrices. Values between the grid's
@@ -69,8 +69,8 @@ class Optimum:
         s = dynamics.LOW + (dynamics.HIGH - dynamics.LOW) * x[:, 0]
         g = self.grid
         tenure = np.minimum(np.rint(100 * x[:, 2]), TENURES - 1).astype(int)
-        places = (tenure, nearest(g.m, x[:, 3]), nearest(g.s, s), nearest(g.b, x[:, 1]))
-        flat = np.ravel_multi_index(places, (TENURES, g.markets, g.salaries, g.burnouts))
+        places = (nearest(g.s, s), nearest(g.b, x[:, 1]), tenure, nearest(g.m, x[:, 3]))
+        flat = np.ravel_multi_index(places, (g.salaries, g.burnouts, TENURES, g.markets))
         bits = self.switches[np.asarray(times), flat // 8]
         return bits >> (7 - flat % 8) & 1
 
@@ -95,7 +95,7 @@ def optimum(params: EnvironmentParams, reward: Reward | None = None, grid: Grid 
 def solve(params: EnvironmentParams, reward: Reward | None, grid: Grid) -> tuple[float, np.ndarray]:
     """-> V_0 of the start, (T, ..) bits of the policy"""
     step = Step(params, reward, grid)
-    value = np.zeros((TENURES, grid.markets, grid.salaries, grid.burnouts))
+    value = np.zeros((grid.salaries, grid.burnouts, TENURES, grid.markets))
     bits = []
     for _ in range(params.max_steps):
         stay, switch = step.q(value)
@@ -105,7 +105,7 @@ def solve(params: EnvironmentParams, reward: Reward | None, grid: Grid) -> tuple
     first = weights(grid.m, np.clip(params.market_mean + 0.2 * z, -1, 1))
     over_markets = (p / p.sum()) @ first
     at_first = weights(grid.s, np.array([dynamics.FIRST]))[0]
-    return float(over_markets @ value[0, :, :, 0] @ at_first), np.stack(bits[::-1])
+    return float(at_first @ value[:, 0, 0] @ over_markets), np.stack(bits[::-1])
 
 
 class Step:
@@ -138,15 +138,16 @@ class Step:
         self.rested, self.paid_rested = ends(grid, reward, s[:, None, None], rested[None])
 
     def q(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of STAY (tenure, m, s, b), and of SWITCH, the same at all tenures (m, s, b)."""
-        t, m, s, b = value.shape
-        longer = value[np.minimum(np.arange(t) + 1, t - 1)]
-        seen = (self.market @ longer.reshape(t, m, -1)).reshape(value.shape)
-        tired = (self.tired @ seen[..., None])[..., 0] + self.paid_tired  # (t, m, s', b)
-        stay = self.stayed @ tired
-        seen = (self.market @ value[0].reshape(m, -1)).reshape(m, s, b)
-        rested = (self.rested @ seen[..., None])[..., 0] + self.paid_rested
-        return stay, self.switched @ rested
+        """Of STAY (s, b, tenure, m), and of SWITCH, the same at all tenures (s, b, 1, m)."""
+        s, b, t, m = value.shape
+        longer = value[:, :, np.minimum(np.arange(t) + 1, t - 1)]
+        seen = (longer @ self.market.T).reshape(s, b, t * m)
+        tired = (self.tired @ seen + self.paid_tired[:, :, None]).reshape(s, b, t, m)
+        apart = np.ascontiguousarray(tired.transpose(2, 3, 0, 1))  # for BLAS
+        stay = self.stayed @ apart  # (tenure, m, s, b)
+        rested = self.rested @ (value[:, :, 0] @ self.market.T) + self.paid_rested[:, :, None]
+        switch = self.switched @ rested.reshape(s, b * m)
+        return stay.transpose(2, 3, 0, 1), switch.reshape(s, b, 1, m)
 
 
 def ends(grid: Grid, reward: Reward | None, s: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -83,6 +83,25 @@ def read_study(path: str | Path | None, words: Sequence[str] = ()) -> Study:
     )
 
 
+def table(path: str | Path) -> dict[str, Any]:
+    """What a YAML file holds, names to values, tables and lists.  Raises UserError, naming the file."""
+    from omegaconf import OmegaConf
+
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; name a YAML file")
+    held = _guarded(str(path), lambda: OmegaConf.to_container(OmegaConf.load(path), resolve=True))
+    if not isinstance(held, dict):
+        raise UserError(f"{path} holds {held!r:.40}: expected names and values, such as seed: 1")
+    return {str(name): value for name, value in held.items()}
+
+
+def text_of(held: Mapping[str, Any]) -> str:
+    """The same as YAML."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(dict(held)))
+
+
 def flat(path: str | Path) -> dict[str, str]:
     """The settings of a file that has no sections, as texts, lists parted by commas; null is left out.
 

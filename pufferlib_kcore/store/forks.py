@@ -141,7 +141,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(
-            f"{path} is cut short or damaged: delete it and run the experiment again, which goes on"
+            f"{path} is cut short or damaged: delete it and give the same command again, which goes on"
         ) from error
     if not isinstance(found, kind):
         raise UserError(f"{path} holds a {type(found).__name__}, expected a {kind.__name__}")

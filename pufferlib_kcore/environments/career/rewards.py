@@ -6,6 +6,7 @@ burnout" is added in the step in which b' reaches 1. A setting is a field of its
 
 from __future__ import annotations
 
+import ast
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -58,11 +59,27 @@ CAREER_REWARDS: Registry[type[Reward]] = Registry("reward", cure="list_rewards()
 
 
 def get_reward(name: str, **settings: Any) -> Reward:
-    """A reward by name, as in get_reward("short_term_v1", lambda_burnout=1.5).
+    """A reward by name, as in get_reward("short_term_v1", lambda_burnout=1.5), or in one word,
+    get_reward("short_term_v1(lambda_burnout=1.5)").
 
     Raises UserError with the nearest name for one that there is not, and for settings that it has not.
     """
+    if "(" in name:
+        name, said = _unspelled(name)
+        settings = {**said, **settings}
     return CAREER_REWARDS[name](**CAREER_REWARDS.settings(name, settings))
+
+
+def _unspelled(text: str) -> tuple[str, dict[str, Any]]:
+    """short_term_v1(lambda_burnout=1.5) -> its name, {"lambda_burnout": 1.5}.  Raises UserError"""
+    try:
+        call = ast.parse(text, mode="eval").body
+        assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        return call.func.id, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        raise UserError(
+            f"{text!r} is no reward: expected a name, or short_term_v1(lambda_burnout=1.5)"
+        ) from None
 
 
 def list_rewards() -> list[str]:
@@ -80,13 +97,14 @@ def _put(name: str, *fails: str) -> Any:
 
 @_put("short_term_v1", "reward hacking: burnout is worth its price", "myopic")
 class ShortTermV1(Reward):
-    """r = s' - lambda b';  -1 on burnout"""
+    """r = w s' - lambda b';  -1 on burnout;   w = 1"""
 
     lambda_burnout: float = 1.0
+    weight_salary: float = 1.0
     on_burnout: float = -1.0
 
     def __call__(self, before: Seen, after: Seen, terminated: bool, truncated: bool) -> float:
-        return after.s - self.lambda_burnout * after.b + self.on_burnout * terminated
+        return self.weight_salary * after.s - self.lambda_burnout * after.b + self.on_burnout * terminated
 
 
 @_put("short_term_v2", "over-penalization: burnout is avoided at any price", "myopic")
