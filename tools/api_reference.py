@@ -38,7 +38,7 @@ def page() -> str:
     home: dict[int, str] = {}  # thing: the innermost place that offers it
     for place in sorted(there, key=lambda one: -one.__name__.count(".")):
         for name in names(place):
-            home.setdefault(id(getattr(place, name)), place.__name__)
+            home.setdefault(id(offered(place, name)), place.__name__)
     sections = [section(place, home) for place in there]
     return "\n".join([HEAD, *(one for one in sections if one)])
 
@@ -62,7 +62,7 @@ def section(place: ModuleType, home: Mapping[int, str]) -> str:
     others: list[str] = []
     values: list[str] = []
     for name in sorted(names(place)):
-        thing = getattr(place, name)
+        thing = offered(place, name)
         if home[id(thing)] != place.__name__:
             others.append(f"`{name}` ({home[id(thing)]})")
         elif text := stub_of(thing):
@@ -84,6 +84,12 @@ def names(place: ModuleType) -> list[str]:
         return list(place.__all__)
     made = [node for node in ast.parse(inspect.getsource(place)).body if isinstance(node, Definition)]
     return [node.name for node in made if not node.name.startswith("_") and ast.get_docstring(node)]
+
+
+def offered(place: ModuleType, name: str) -> object:
+    """What the name stands for; not the module of that name, which takes its place once it is imported."""
+    thing = getattr(place, name)
+    return getattr(thing, name, thing) if isinstance(thing, ModuleType) else thing
 
 
 def stub_of(thing: object) -> str:
