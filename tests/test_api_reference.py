@@ -57,6 +57,13 @@ def test_every_public_name_is_there_in_order_and_documented(page, package):
         assert first and stub.index(first[0]) < (stub.find("\n    def ") % len(stub)), f"{name} says nothing"
 
 
+def test_what_several_packages_offer_is_told_once_in_the_innermost(page):
+    told = re.findall("^### (.*)", page, re.M)
+    assert told.count("EntropyTracker") == told.count("PolicyCollapseDetector") == 1
+    outer = page.partition("\n## pufferlib_kcore.failure_lab\n")[2].partition("\n## ")[0]
+    assert "`EntropyTracker` (pufferlib_kcore.failure_lab.introspection)" in outer
+
+
 def test_nothing_of_this_machine_is_on_it(page):
     assert not re.search("0x[0-9a-f]{6}", page)
     assert str(ROOT) not in page and not re.search(r"\bobject at\b", page)

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -34,7 +34,12 @@ def page() -> str:
     kcore, lab = (
         importlib.import_module(name) for name in ("pufferlib_kcore", "pufferlib_kcore.failure_lab")
     )
-    sections = [section(place) for place in (kcore, *places(lab))]
+    there = [kcore, *places(lab)]
+    home: dict[int, str] = {}  # thing: the innermost place that offers it
+    for place in sorted(there, key=lambda one: -one.__name__.count(".")):
+        for name in names(place):
+            home.setdefault(id(offered(place, name)), place.__name__)
+    sections = [section(place, home) for place in there]
     return "\n".join([HEAD, *(one for one in sections if one)])
 
 
@@ -48,14 +53,29 @@ def places(package: ModuleType) -> Iterator[ModuleType]:
             yield importlib.import_module(f"{package.__name__}.{name}")
 
 
-def section(place: ModuleType) -> str:
-    """What a package or module offers, its names in order; empty where it offers nothing."""
-    stubs = {name: text for name in sorted(names(place)) if (text := stub_of(getattr(place, name)))}
-    if not stubs:
+def section(place: ModuleType, home: Mapping[int, str]) -> str:
+    """What a package or module offers, its names in order; empty where it offers nothing.
+
+    home: where each thing is told, by its id; elsewhere it is told to be there
+    """
+    stubs: dict[str, str] = {}
+    others: list[str] = []
+    values: list[str] = []
+    for name in sorted(names(place)):
+        thing = offered(place, name)
+        if home[id(thing)] != place.__name__:
+            others.append(f"`{name}` ({home[id(thing)]})")
+        elif text := stub_of(thing):
+            stubs[name] = text
+        else:
+            values.append(f"`{name}` ({type(thing).__name__})")
+    if not stubs and not others and not values:
         return ""
     said = (inspect.getdoc(place) or "").partition("\n")[0]
+    also = [f"Also here: {', '.join(others)}.\n"] if others else []
+    also += [f"Values: {', '.join(values)}.\n"] if values else []
     blocks = [f"### {name}\n\n```python\n{text}\n```\n" for name, text in stubs.items()]
-    return "\n".join([f"## {place.__name__}\n\n{said}\n", *blocks])
+    return "\n".join([f"## {place.__name__}\n\n{said}\n", *also, *blocks])
 
 
 def names(place: ModuleType) -> list[str]:
@@ -64,6 +84,12 @@ def names(place: ModuleType) -> list[str]:
         return list(place.__all__)
     made = [node for node in ast.parse(inspect.getsource(place)).body if isinstance(node, Definition)]
     return [node.name for node in made if not node.name.startswith("_") and ast.get_docstring(node)]
+
+
+def offered(place: ModuleType, name: str) -> object:
+    """What the name stands for; not the module of that name, which takes its place once it is imported."""
+    thing = getattr(place, name)
+    return getattr(thing, name, thing) if isinstance(thing, ModuleType) else thing
 
 
 def stub_of(thing: object) -> str:

@@ -79,7 +79,7 @@ def stress_tests(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("tests", nargs="*", help=f"some of {', '.join(sorted(TESTS))} (default: all)")
     add("--folder", default=STRESS, help="where it is kept (default: %(default)s)")
-    add("--seeds", nargs="+", default=["0", "1", "2"], help="(default: 0 1 2)")
+    add("--seeds", nargs="+", default=list("01234"), help="(default: 0 1 2 3 4)")
     add("--episodes", default="100", help="of evaluation (default: 100)")
     add("--shorter", default="1", help="training is so many times shorter (default: 1)")
     add("--jobs", default="1", help="trainings at once (default: 1)")

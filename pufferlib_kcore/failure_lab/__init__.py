@@ -30,7 +30,6 @@ MODULES = {
     "World": "failure_lab.worlds",
     "evaluate": "failure_lab.evaluation",
     "learn": "failure_lab.learning",
-    "optimum": "failure_lab.optimum",
     "ExperimentComparator": "failure_lab.experiments",
     "ExperimentProtocol": "failure_lab.experiments",
     "ExperimentResult": "failure_lab.experiments",

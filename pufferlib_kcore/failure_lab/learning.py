@@ -162,6 +162,7 @@ def model(kind: str) -> Learner:
         if not path.is_file():
             told.unlink(missing_ok=True)
             own = {**DQN, **params} if kind == "dqn" else params
+            scale = float(world.settings.get("reward_scale", 1.0))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 try:
@@ -170,7 +171,7 @@ def model(kind: str) -> Learner:
                     )
                 except TypeError as error:
                     raise UserError(f"{kind} cannot be made so: {error}") from error
-                made.learn(steps, callback=recorder(told, folder, every))
+                made.learn(steps, callback=recorder(told, folder, every, scale))
             half = path.with_name(f".{kind}.part.zip")
             made.save(half)
             half.replace(path)

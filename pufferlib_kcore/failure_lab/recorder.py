@@ -16,8 +16,11 @@ LOSSES = {"train/value_loss": "value_loss", "train/loss": "value_loss", "train/p
 ENDS = {"episode_return": "episode_return", "true_return": "environment/true_return"}
 
 
-def recorder(path: Path, folder: Path, every: int) -> Any:
-    """A callback that appends a record to `path` every EVERY steps, and saves a model every `every`."""
+def recorder(path: Path, folder: Path, every: int, scale: float = 1.0) -> Any:
+    """A callback that appends a record to `path` every EVERY steps, and saves a model every `every`.
+
+    scale: of the rewards that are learned from; values beside returns are told without it
+    """
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Recorder(BaseCallback):
@@ -54,7 +57,7 @@ def recorder(path: Path, folder: Path, every: int) -> Any:
                     row[name] = float(np.mean(found))
             if (q := agent.q_values(seen)) is not None:
                 row |= {"max_q": float(np.abs(q).max()), "mean_q": float(q.mean())}
-                best = q.max(1)
+                best = q.max(1) / scale
                 row |= {"diagnosis/value_mean": float(best.mean()), "diagnosis/value_std": float(best.std())}
             return row
 

@@ -12,6 +12,7 @@ import numpy as np
 from pufferlib_kcore.diagnostics.references import References
 from pufferlib_kcore.failure_lab.agents import Agent, RandomAgent
 from pufferlib_kcore.failure_lab.evaluation import evaluate
+from pufferlib_kcore.failure_lab.optimum import Optimum
 from pufferlib_kcore.failure_lab.worlds import World
 
 EPISODES = 200
@@ -29,6 +30,22 @@ class Constant(Agent):
         return np.tile(np.eye(self.action_dim)[self.action], (len(observations), 1))
 
 
+class Optimal(Agent):
+    """The optimal policy of a career, whose episodes all go on at one pace."""
+
+    def __init__(self, best: Optimum, state_dim: int, action_dim: int):
+        super().__init__(state_dim, action_dim)
+        self.best, self.time = best, 0
+
+    def begin(self, episodes: int = 1) -> None:
+        self.time = 0
+
+    def distribution(self, observations: np.ndarray) -> np.ndarray:
+        times = np.full(len(observations), min(self.time, len(self.best.switches) - 1))
+        self.time += 1
+        return np.eye(self.action_dim)[self.best(observations, times)]
+
+
 @dataclass(frozen=True)
 class Known:
     """Mean returns of a world: of its reward, and of the one that is meant (true_..)."""
@@ -37,6 +54,7 @@ class Known:
     true_uniform: float
     constants: tuple[float, ...]  # of each action
     true_constants: tuple[float, ...]
+    best: float | None  # own return of the policy that is optimal for the reward that is meant
     optimum: float | None  # of the reward that is meant, by dynamic programming; a career's alone
     optimum_error: float | None
 
@@ -51,7 +69,8 @@ class Known:
     @property
     def references(self) -> References:
         """As detectors take them."""
-        return References(uniform=self.uniform, constant=self.constant, episodes=EPISODES)
+        possible = None if self.best is None else max(self.best, self.constant, self.uniform)
+        return References(uniform=self.uniform, constant=self.constant, best=possible, episodes=EPISODES)
 
     def share(self, true_return: float) -> float | None:
         """Of the way from chance to the optimum: 0 as the uniform policy, 1 the best; None where unknown."""
@@ -77,11 +96,13 @@ def _known(text: str) -> Known:
     uniform = evaluate(RandomAgent(size, actions), world, EPISODES, SEED)
     alone = [evaluate(Constant(a, size, actions), world, EPISODES, SEED) for a in range(actions)]
     best = world.optimum()
+    played = None if best is None else evaluate(Optimal(best, size, actions), world, EPISODES, SEED)
     return Known(
         uniform=float(uniform.returns.mean()),
         true_uniform=float(uniform.true_returns.mean()),
         constants=tuple(float(one.returns.mean()) for one in alone),
         true_constants=tuple(float(one.true_returns.mean()) for one in alone),
+        best=None if played is None else float(played.returns.mean()),
         optimum=None if best is None else best.value,
         optimum_error=None if best is None else best.error,
     )

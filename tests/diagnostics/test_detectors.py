@@ -196,6 +196,24 @@ def test_one_action_that_dominates_is_no_collapse_where_it_pays():
     )
 
 
+def test_what_is_at_the_best_that_is_possible_has_not_failed():
+    """One action, always, is optimal: who comes to it learned, though it is no better than a blind policy."""
+    sure = dict(
+        episode_return=np.minimum(20 + 9 * T, 200) + np.random.default_rng(1).normal(0, 2, N),
+        diagnosis_in_relative_entropy=after(20, 0.7, 0.0),
+        diagnosis_in_action_diversity=after(20, 0.3, 0.0),
+        diagnosis_in_effective_rank=after(20, 20.0, 1.0),
+        entropy=after(20, 0.6, 0.0),
+    )
+    known = References(uniform=20.0, constant=200.0, best=200.0)
+    assert not diagnose(records(**sure), known).findings
+    assert {"policy_collapse"} <= set(
+        kinds(diagnose(records(**sure), References(uniform=20.0, constant=200.0)))
+    )
+    more = References(uniform=20.0, constant=200.0, best=300.0)
+    assert "policy_collapse" in kinds(diagnose(records(**sure), more)), "a better policy is known"
+
+
 def test_a_rank_alone_never_decides():
     low = dict(diagnosis_in_effective_rank=np.full(N, 1.0), diagnosis_in_dead=np.full(N, 0.99))
     assert not diagnose(records(**low), BLIND).findings

@@ -103,6 +103,8 @@ def test_regret_and_interval_by_hand():
     np.testing.assert_allclose(found.interval, (0, 2 + 25.4517), atol=1e-3)  # t at 1 - 0.05 / 4, 1 freedom
     tie = Decision(np.arange(2), np.array([[1.0, 2.0], [2.0, 1.0]]), 1)
     assert tie.best == 1 and tie.regret == 0
+    rounded = Decision(np.arange(2), np.array([[0.3, 0.3], [0.1 + 0.2, 0.1 + 0.2]]), 0)
+    assert rounded.returns[1, 0] > 0.3 and rounded.best == 0 and rounded.regret == 0 and not rounded.mistake
     lone = Decision(np.arange(2), np.array([[1.0], [2.0]]), 0)
     assert np.isnan(lone.interval).all() and np.isnan(lone.spread).all() and not lone.mistake
     assert lone.to_plain()["low"] is None and lone.to_plain()["values"] == {"0": 1.0, "1": 2.0}
@@ -147,15 +149,23 @@ def test_worlds_of_the_lab():
     assert CounterfactualAnalyzer(wrapped).analyze(1, always(0)).returns.shape == (2, 5)
 
 
+class Dice:
+    def __init__(self):
+        self.chance = random.Random(0)
+
+    def roll(self):
+        return self.chance.random()
+
+
 class Deep(Noisy):
     """Generators in places that they are found in, one of them twice."""
 
     def __init__(self):
         super().__init__()
         own = np.random.default_rng(7)
-        self.parts = {"a": [own, (own,)], "old": np.random.RandomState(0)}
+        self.parts = {"a": [own, (own,)], "old": (np.random.RandomState(0),)}
         self.parts["self"] = self
-        self.plain = random.Random(0)
+        self.draw = Dice().roll
 
 
 def test_every_generator_is_made_fresh_and_shared_as_before():
@@ -169,12 +179,38 @@ def test_every_generator_is_made_fresh_and_shared_as_before():
         return [
             env.np_random.random(),
             env.parts["a"][0].random(),
-            env.parts["old"].rand(),
-            env.plain.random(),
+            env.parts["old"][0].rand(),
+            env.draw(),
         ]
 
     assert len({*(first := drawn(one)), *drawn(other), *drawn(env.unwrapped)}) == 12
     assert first == drawn(again)
+
+
+def test_the_environments_own_generator_is_made_where_it_is_not_yet():
+    one, other = (CounterfactualAnalyzer(Noisy()).analyze(0, always(0)).returns for _ in range(2))
+    assert np.array_equal(one, other)
+
+
+def test_generators_that_copies_would_share_are_refused():
+    own = np.random.default_rng(0)
+    for draw in (own.random, lambda: own.random()):
+        env = started(Noisy())
+        env.draw = draw
+        with pytest.raises(UserError, match="a function of it keeps a generator"):
+            CounterfactualAnalyzer(env).analyze(0, always(0))
+    env.draw = lambda: 0.5
+    assert CounterfactualAnalyzer(env).analyze(0, always(0)).returns.shape == (3, 5)
+
+
+def test_actions_may_start_at_another_number():
+    class Later(Noisy):
+        action_space = gymnasium.spaces.Discrete(2, start=1)
+
+    found = CounterfactualAnalyzer(started(Later(0.0)), 1, 2).analyze(1, always(1))
+    assert found.actions.tolist() == [1, 2] and found.values.tolist() == [1, 3] and found.best == 2
+    with pytest.raises(UserError, match="action 0 is none of"):
+        CounterfactualAnalyzer(started(Later())).analyze(0, always(1))
 
 
 class Itself(Noisy):

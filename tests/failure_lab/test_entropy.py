@@ -80,6 +80,20 @@ def test_noise_alone_is_no_trend():
     assert kinds == {"stable"}
 
 
+def test_noise_of_few_is_no_trend_either():
+    kinds = [tracked(0.4 + noise(0.09, seed)[:15]).kind for seed in range(100)]
+    assert kinds.count("stable") >= 98
+
+
+def test_what_was_never_clearly_open_is_always_low():
+    for before, kind in ((0.19, "always low"), (0.21, "collapsed")):
+        assert tracked(np.where(T < 0.5, before, 0.01)).kind == kind
+
+
+def test_a_short_course_is_not_hidden_by_a_long_window():
+    assert tracked(np.where(np.arange(40) < 24, 0.6, 0.0), window=100).kind == "collapsed"
+
+
 def test_negative_entropies_of_continuous_actions_have_a_trend_alone():
     assert tracked(-1 - 2 * T).kind == "decreasing"
     assert tracked(np.full(N, -3.0)).kind == "stable"

@@ -73,6 +73,9 @@ def test_a_reward_against_its_outcome_is_critical():
     found = told(RewardHackingDetector(), reward=x, true_return=-x)
     assert np.isclose(found[0].signal_values["correlation"], -1)
     good = mixed(0.5)
+    columns = {"reward": 0.9 - 0.3 * good, "burnout": 0.7 - 0.5 * good}
+    assert severities(told(RewardHackingDetector(), **columns)) == ["critical", "high"]
+    assert severities(told(RewardHackingDetector(), **columns, true_return=1 - good)) == ["high"]
     assert severities(told(RewardHackingDetector(), reward=0.4 - 0.3 * good, burnout=0.55 - 0.5 * good)) == [
         "critical"
     ]
@@ -207,7 +210,7 @@ def test_what_is_not_finite_is_critical_and_stays_so(name, odd):
     detector.update({name: 1.0, "step": 6})
     assert detector.detect() == []
     detector.update({name: [1.0, odd] if name == "q_values" else odd, "step": 7})
-    detector.update({name: 1.0, "step": 8})
+    detector.update({name: odd, "step": 8})
     (found,) = detector.detect()
     assert found.severity == "critical" and found.signal_values == {"step": 7} and found.step == 8
     assert found.description.startswith(f"{name} is NaN or infinite since step 7")

@@ -37,6 +37,7 @@ def test_it_runs_as_it_stands(tmp_path, monkeypatch):
     import matplotlib.pyplot as plt
 
     monkeypatch.chdir(tmp_path)
+    open_before = plt.get_fignums()
     env, states, rewards = CareerEnv(), [], []
     observation, _ = env.reset(seed=0)
     for _ in range(30):
@@ -49,7 +50,7 @@ def test_it_runs_as_it_stands(tmp_path, monkeypatch):
     assert (tmp_path / "entropy.png").read_bytes().startswith(b"\x89PNG")
     assert names["heatmap"].visits.sum() == 30 and len(names["plotter"].trajectories) == 1
     assert np.isclose(names["plotter"].trajectories[0].total, sum(rewards))
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == open_before
 
 
 # --- the other snippets -----------------------------------------------------------------------------

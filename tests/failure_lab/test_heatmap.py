@@ -113,12 +113,15 @@ def test_an_unbounded_environment_is_seen_whole():
 
 
 def test_a_policy_is_asked_in_the_middle_of_each_cell_with_the_rest_given():
-    heatmap = StateHeatmap(bins=4, features=(0, 2), **UNIT)
+    heatmap = StateHeatmap(bins=4, features=(0, 2), low=(0, 0), high=(1, 10))
 
     class Threshold:
         def act(self, observation):
             assert observation.shape == (4,) and observation[1] == 7 and observation[3] == 8
-            return int(observation[0] > 0.5) + 2 * int(observation[2] > 0.75)
+            assert observation.dtype == np.float32
+            action = int(observation[0] > 0.5) + 2 * int(observation[2] > 7.5)
+            observation[:] = 0
+            return action
 
     at = np.array([9.0, 7.0, 9.0, 8.0])
     found = heatmap.policy_map(Threshold(), at)

@@ -13,7 +13,7 @@ def policy_collapse(run: Run) -> Answer:
     """Actions are decided, or all states are one to the policy, and it is no better than blind for it.
 
     One action that dominates is no collapse where the return is above that of every constant policy, nor
-    where it has not fallen.
+    where it has not fallen, nor where it is the best that is known to be possible.
     """
     t, r = run.t, run.records
     if why := run.says("episode_return"):
@@ -36,7 +36,8 @@ def policy_collapse(run: Run) -> Answer:
     alike = found.get("action_diversity", np.ones(len(run), bool))
     learned = run.best[-1] - run.blind > t.skill * max(abs(run.blind), run.noise)
     lost = run.fallen(t.fall) if learned else np.zeros(len(run), bool)
-    where = since(mostly(sure & (lost | run.unskilled) & (alike | lost), 2 * t.width + 1))
+    poor = (lost | run.unskilled) & ~run.optimal
+    where = since(mostly(sure & poor & (alike | lost), 2 * t.width + 1))
     if where is None or len(run) - where < t.rows:
         return None
     names = ("diagnosis/relative_entropy", "entropy", "diagnosis/action_diversity", "diagnosis/dominance")
@@ -71,7 +72,7 @@ def representation_collapse(run: Run) -> Answer:
         best = np.maximum.accumulate(varied)
         decided = filled(r["diagnosis/relative_entropy"]) < t.sure
         holds |= (best > t.alike) & (varied < t.same * best) & ~decided
-    where = since(holds & (run.fallen(t.fall) | run.unskilled))
+    where = since(holds & (run.fallen(t.fall) | run.unskilled) & ~run.optimal)
     if where is None or len(run) - where < t.rows:
         return None
     names = ("effective_rank", "dead", "dormant", "action_diversity")
@@ -88,12 +89,15 @@ def representation_collapse(run: Run) -> Answer:
 
 @DETECTORS.register("no_learning")
 def no_learning(run: Run) -> Answer:
-    """To the end no better than without skill, and never was: which is no collapse."""
+    """To the end no better than without skill, and never was: which is no collapse.
+
+    Where no skill is needed for the best that is known to be possible, and that is reached, nothing failed.
+    """
     t = run.t
     if why := run.says("episode_return"):
         return why
     margin = max(t.skilled * abs(run.blind), 3 * run.noise / t.width**0.5, 1e-9)
-    if sustained(run.returns > run.blind + margin, 2 * t.width) is not None:
+    if sustained(run.returns > run.blind + margin, 2 * t.width) is not None or late(run.optimal) > 0.5:
         return None
     kl = run.records["approx_kl"]
     evidence = {"episode_return": float(run.returns[-1]), "blind": run.blind}

@@ -103,6 +103,18 @@ class Run:
         least = max(1e-9, 3 * self.noise, 0.02 * abs(self.blind))
         return np.maximum(self.best - self.blind, least)
 
+    @cached_property
+    def optimal(self) -> np.ndarray:
+        """Where the return is, but for t.skill of the way from chance, the best that is known to be possible.
+
+        (epochs,) of bool; nowhere where nobody knows that.
+        """
+        known = self.references
+        if known is None or known.best is None:
+            return np.zeros(len(self), bool)
+        way = known.best - min(known.uniform, known.best)
+        return self.returns >= known.best - np.maximum(self.t.skill * way, 2 * self.noise)
+
     def fallen(self, part: float) -> np.ndarray:
         """Where so large a part of the gain is lost.  (epochs,) of bool"""
         return self.best - self.returns > np.maximum(part * self.gain, 2 * self.noise)

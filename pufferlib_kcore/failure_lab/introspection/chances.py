@@ -6,7 +6,7 @@ import copy
 import random
 from collections import deque
 from collections.abc import Mapping
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,12 @@ from pufferlib_kcore.errors import UserError
 
 Generator = np.random.Generator | np.random.RandomState | random.Random
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
-PLAIN = (type, ModuleType, FunctionType, BuiltinFunctionType, str, bytes, int, float, np.ndarray)
+PLAIN = (type, ModuleType, str, bytes, int, float, np.ndarray)
 
 
-def generators(root: Any) -> list[Generator]:
-    """All generators that an object holds, however deep, each once; none in a closure."""
-    found: list[Generator] = []
+def parts(root: Any) -> list[Any]:
+    """Everything that an object holds, however deep, each once; functions, but not what these hold."""
+    found: list[Any] = []
     seen: set[int] = set()
     todo: deque[Any] = deque([root])
     while todo:
@@ -28,26 +28,43 @@ def generators(root: Any) -> list[Generator]:
         if id(one) in seen or isinstance(one, PLAIN):
             continue
         seen.add(id(one))
-        if isinstance(one, GENERATORS):
-            found.append(one)
-        elif isinstance(one, Mapping):
+        found.append(one)
+        if isinstance(one, Mapping):
             todo.extend(one.values())
         elif isinstance(one, (list, tuple, deque)):
             todo.extend(one)
         elif isinstance(one, MethodType):
             todo.append(one.__self__)
-        else:
+        elif not isinstance(one, GENERATORS):
             todo.extend(getattr(one, "__dict__", {}).values())
     return found
 
 
+def generators(root: Any) -> list[Generator]:
+    """Those among its parts."""
+    return [one for one in parts(root) if isinstance(one, GENERATORS)]
+
+
+def kept_by_functions(root: Any) -> list[Generator]:
+    """Those that deep copies share, as they share functions: of closures, and of methods written in C."""
+    held: list[Any] = []
+    for one in parts(root):
+        if isinstance(one, FunctionType):
+            held += [cell.cell_contents for cell in one.__closure__ or () if cell != CellType()]
+        elif isinstance(one, BuiltinFunctionType):
+            held.append(one.__self__)
+    return generators(held)
+
+
 def copied(env: Any, seed: np.random.SeedSequence) -> Any:
-    """A deep copy in the same state, in which every generator is a fresh one: the i-th of the seed's child i.
+    """A deep copy in the same state, in which every generator is fresh, seeded by another child of the seed.
 
     A plain deep copy has the generators of the original where they are, and would meet the very same chances.
     Raises UserError for an environment that cannot be copied.
     """
     getattr(getattr(env, "unwrapped", env), "np_random", None)  # made when first asked for
+    if kept_by_functions(env):
+        raise _refused(env, "a function of it keeps a generator of random numbers")
     fresh = {id(one): _like(one, _child(seed, i)) for i, one in enumerate(generators(env))}
     try:
         made = copy.deepcopy(env, fresh)

@@ -20,6 +20,7 @@ from pufferlib_kcore.failure_lab.introspection.chances import copied
 from pufferlib_kcore.failure_lab.introspection.vectors import chooser
 
 LEVEL = 0.95
+ROUNDING = 1e-9  # of the largest return: smaller differences are none
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class Decision:
 
     G_r(a): the discounted rewards of rollout r, which takes a and then follows a policy. Rollout r meets the
     same chances whatever a is (common random numbers): actions are compared by differences within rollouts.
-    The regret is of the largest of noisy means, hence too large on average; what can be relied on is `low`.
+    The regret is of the largest of noisy means, hence too large on average: rely on its interval.
     """
 
     actions: np.ndarray  # (A,) int64
@@ -51,13 +52,13 @@ class Decision:
     @property
     def best(self) -> int:
         """The action of the largest Q: the one taken where it is among equals, else the first."""
-        values = self.values
-        return self.taken if values[self._place] == values.max() else int(self.actions[values.argmax()])
+        gains = self._gains.mean(1)
+        return self.taken if gains.max() <= 0 else int(self.actions[gains.argmax()])
 
     @property
     def regret(self) -> float:
         """At least 0."""
-        return float(self.values.max() - self.values[self._place])
+        return float(self._gains.mean(1).max())
 
     @cached_property
     def interval(self) -> tuple[float, float]:
@@ -69,7 +70,7 @@ class Decision:
         all these intervals hold together (Bonferroni), so picking the best action costs no coverage. As
         Student's t it takes the differences for normal.
         """
-        others = np.delete(self.returns, self._place, 0) - self.returns[self._place]
+        others = np.delete(self._gains, self._place, 0)
         count, rollouts = others.shape
         if not count:
             return 0.0, 0.0
@@ -88,6 +89,12 @@ class Decision:
     @property
     def _place(self) -> int:
         return int(np.flatnonzero(self.actions == self.taken)[0])
+
+    @property
+    def _gains(self) -> np.ndarray:
+        """G_r(a) - G_r(taken), (A, R)."""
+        gains = self.returns - self.returns[self._place]
+        return np.where(np.abs(gains) > ROUNDING * np.abs(self.returns).max(), gains, 0.0)
 
     def to_plain(self) -> dict[str, Any]:
         """As JSON has it; None in the place of nan."""

@@ -26,7 +26,7 @@ class Rules:
     low: float = 0.1  # entropy below which actions are decided
     high: float = 0.2  # from which on they were open
     change: float = 0.1  # that a trend makes over the whole course
-    tau: float = 0.3  # |Kendall's tau| from which on there is a trend
+    sure: float = 3.0  # standard errors of Kendall's tau from which on there is a trend
     fewest: int = 10  # entropies that a course needs
 
 
@@ -47,7 +47,8 @@ class EntropyTracker:
     Of running medians over `window` updates (a quarter of them at most), in this order:
       collapsed     below `low` now, and once above `high`
       always low    below `low` now, and never above `high`
-      increasing    Theil's slope times the number of updates is more than `change`, |tau| more than `tau`
+      increasing    Theil's slope times the number of updates is more than `change`, and Kendall's tau more
+                    than `sure` standard errors, sqrt(2 (2 n + 5) / (9 n (n - 1))) each
       decreasing    the same, downwards
       stable        neither
       unknown       fewer than `fewest` entropies
@@ -94,7 +95,9 @@ class EntropyTracker:
         medians = self._medians(x)
         parts = np.array([np.median(part) for part in np.array_split(x, min(POINTS, len(x)))])
         slope, tau = trend(parts)
-        slope *= len(parts) / len(x)
+        n = len(parts)
+        error = (2 * (2 * n + 5) / (9 * n * (n - 1))) ** 0.5
+        slope *= n / len(x)
         low, high, change = (
             self.scale * part for part in (self.rules.low, self.rules.high, self.rules.change)
         )
@@ -102,7 +105,7 @@ class EntropyTracker:
         where = since(medians < low) if x.min() >= 0 else None
         if where is not None:
             kind = "collapsed" if peak > high else "always low"
-        elif abs(slope) * len(x) > change and abs(tau) > self.rules.tau:
+        elif abs(slope) * len(x) > change and abs(tau) > self.rules.sure * error:
             kind = "increasing" if slope > 0 else "decreasing"
         else:
             kind = "stable"

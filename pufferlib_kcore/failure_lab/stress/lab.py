@@ -7,7 +7,7 @@ import json
 import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from pufferlib_kcore.analysis.intervals import p_value
 from pufferlib_kcore.diagnostics.findings import diagnose
 from pufferlib_kcore.diagnostics.records import Records
 from pufferlib_kcore.failure_lab.agents import RandomAgent
@@ -33,11 +34,12 @@ JUDGED = 2**21  # seed of the episodes that agents are judged by
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds and its 95% interval (t); of paired differences, seed by seed."""
+    """A mean over seeds and its 95% interval (t); of a difference also whether ranks tell it from 0."""
 
     mean: float
     low: float
     high: float
+    p: float | None = None  # two-sided, Mann and Whitney's; seeds that fail make returns far from normal
 
     @classmethod
     def of(cls, x: np.ndarray) -> Interval:
@@ -49,11 +51,12 @@ class Interval:
 
     @property
     def above(self) -> bool:
-        """Whether it lies above 0."""
-        return self.low > 0
+        """Whether it lies above 0, by ranks where there are two samples."""
+        return self.low > 0 if self.p is None else self.mean > 0 and self.p < 0.05
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        ranks = "" if self.p is None else f" (p = {self.p:.2g})"
+        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]{ranks}"
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,13 @@ class Scores:
 
 
 def beats(one: Scores, other: Scores) -> Interval:
-    """By how much the return that is meant is larger, paired by seeds, which share their episodes."""
-    return Interval.of(one.true - other.true)
+    """By how much the return that is meant is larger; seeds share their episodes."""
+    return difference(one.true, other.true)
+
+
+def difference(x: np.ndarray, y: np.ndarray) -> Interval:
+    """x - y, (seeds,) each, paired for its interval."""
+    return replace(Interval.of(x - y), p=p_value(x, y))
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ class Lab:
     """
 
     root: Path
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     episodes: int = 100
     random: bool = False
     shorter: int = 1

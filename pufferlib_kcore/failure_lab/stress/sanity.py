@@ -9,7 +9,7 @@ from pufferlib_kcore.failure_lab.agents import HEURISTICS, create_heuristic_agen
 from pufferlib_kcore.failure_lab.evaluation import evaluate
 from pufferlib_kcore.failure_lab.optimum import optimum, simulate
 from pufferlib_kcore.failure_lab.references import known
-from pufferlib_kcore.failure_lab.stress.lab import JUDGED, Interval, Lab, Outcome, Scores, stress
+from pufferlib_kcore.failure_lab.stress.lab import JUDGED, Lab, Outcome, Scores, difference, stress
 from pufferlib_kcore.failure_lab.worlds import World
 
 STABLE = World("career", {"regime": "stable"}, "short_term_v1")
@@ -61,7 +61,7 @@ def rules(lab: Lab) -> Outcome:
         learner = lab.scores("dqn", world)
         ruled = {rule: by_rule(lab, rule, world) for rule in HEURISTICS}
         best = max(ruled, key=lambda rule: ruled[rule].mean())
-        gains[name] = Interval.of(learner.true - ruled[best])
+        gains[name] = difference(learner.true, ruled[best])
         numbers[name] = {"dqn": str(learner), best: float(ruled[best].mean()), "gain": str(gains[name])}
     good = gains["patience"].above and not gains["stable"].above and gains["stable"].low > -10
     return Outcome(good, f"gains over the best rule: {numbers}", numbers)
