@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=["pufferlib_kcore", "pufferlib_kcore.*"]),
-    package_data={"pufferlib_kcore": ["py.typed", "analysis/templates/*.html"]},
+    package_data={"pufferlib_kcore": ["py.typed", "analysis/templates/*.html", "analysis/board/static/*"]},
     install_requires=[
         "torch>=2.5,<=2.13.0",
         "pufferlib==2.0.2",

@@ -50,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command.  -> its exit status.  Raises UserError for a user's mistake."""
+    from pufferlib_kcore.cli import board
+
+    words = board.asked(sys.argv[1:] if argv is None else argv)
+    if words is not None:  # which takes no settings
+        return board.run(words)
     from pufferlib_kcore.cli.found import stored_plain
 
     args = settings.load(argv, stored_plain)

@@ -30,6 +30,7 @@ MODES = {
     "autotune": "find the workers, envs and threads that suit this machine",
     "profile": "train for a short while and say where the time goes",
 }
+BOARD = "board: a local web page over all runs, live; its own options: --mode board --help"
 LAYOUTS = ("experiments", "metta")
 CONTROLS = ("original", "ablated", "scratch", "scratch-full")
 BACKENDS = ("multiprocessing", "serial", "ray", "ale")
@@ -213,7 +214,7 @@ def _add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("-h", "--help", action="store_true", help="show this; with --env, with that environment's settings")
     add("--env", "--environment", metavar="NAME", help="environment, such as beam_rider or cartpole")
-    modes = ". ".join(f"{name}: {what}" for name, what in MODES.items())
+    modes = ". ".join([*(f"{name}: {what}" for name, what in MODES.items()), BOARD])
     add("--mode", type=_one_of(*MODES, evaluate="eval"), default="train", metavar="MODE", help=modes)
     backends = f"where environments run: {', '.join(BACKENDS)} (default: {BACKENDS[0]}); ale: Atari games on "
     backends += "ALE's own vector environment, whose preprocessing is another"

@@ -102,7 +102,8 @@ class Outcome:
     found: str = ""  # with how many seeds detectors found that, and in the control
 
     def plain(self) -> dict[str, Any]:
-        return dict(vars(self))
+        """As JSON holds it."""
+        return json.loads(json.dumps({**vars(self), "passed": bool(self.passed)}, default=float))
 
 
 @dataclass(frozen=True)
