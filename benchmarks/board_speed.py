@@ -27,8 +27,9 @@ from pufferlib_kcore.jobs.board import Board, BoardRequest  # noqa: E402
 OUT = Path(__file__).resolve().parent / "board_speed.json"
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 PAINT = """const paint = performance.getEntriesByName("first-contentful-paint")[0];
-return paint && document.querySelectorAll("#runs tbody tr").length === arguments[0] ? paint.startTime : null"""
-ROWS = """return document.querySelectorAll("#runs tbody tr").length === arguments[0] ? performance.now() : null"""
+return paint ? paint.startTime : null"""
+ROWS = """const rows = document.querySelectorAll("#runs tbody tr").length;
+return rows === arguments[0] ? performance.now() : null"""
 
 
 def main() -> None:

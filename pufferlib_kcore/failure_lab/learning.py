@@ -7,7 +7,7 @@ import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,11 @@ def check_agent(kind: str) -> None:
 
 
 def ppo(world: World, steps: int, seed: int, folder: Path, params: dict[str, Any], every: int) -> Learned:
-    """This project's, its run in folder/ppo.  params: of [train], or section.name; recurrent: with an LSTM"""
-    recurrent = params.pop("recurrent", False)
+    """This project's, its run in folder/ppo.
+
+    params: of [train], or section.name; recurrent: with an LSTM; broken: of [train], beyond what is allowed
+    """
+    recurrent, broken = params.pop("recurrent", False), params.pop("broken", {})
     own = {key if "." in key else f"train.{key}": value for key, value in {**PPO_TRAIN, **params}.items()}
     own |= {"train.seed": seed, "train.total_timesteps": steps}
     own |= {"base.rnn_name": "Recurrent"} if recurrent else {}
@@ -120,7 +123,9 @@ def ppo(world: World, steps: int, seed: int, folder: Path, params: dict[str, Any
     home, run = Home(data_dir=str(folder), vec="serial"), Run(folder / "ppo")
     source = RunSource(run=run, vec="serial")
     if not run.checkpoints():
-        train(TrainRequest(settings=world.resolved(own), home=home, root=folder, name="ppo"))
+        settings = world.resolved(own)
+        settings = replace(settings, train=replace(settings.train, **broken))
+        train(TrainRequest(settings=settings, home=home, root=folder, name="ppo"))
     elif not done(run, steps):
         train(resumed(source, home))
 

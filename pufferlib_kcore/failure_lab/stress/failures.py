@@ -139,7 +139,10 @@ def collapse(lab: Lab) -> Outcome:
     "T3.4", "Entropy collapse", "a bonus for being sure makes one action all, from the start, at any price"
 )
 def sure(lab: Lab) -> Outcome:
-    sure, plain = lab.scores("ppo", PATIENCE, params={"ent_coef": -2.0}), lab.scores("ppo", PATIENCE)
+    sure, plain = (
+        lab.scores("ppo", PATIENCE, params={"broken": {"ent_coef": -2.0}}),
+        lab.scores("ppo", PATIENCE),
+    )
     optimum = known(PATIENCE).optimum or np.nan
     return Outcome(
         bool((sure.dominance > 0.99).all() and (sure.true < 0.6 * optimum).all())

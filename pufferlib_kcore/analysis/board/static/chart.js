@@ -42,7 +42,7 @@ function chart({title, xlabel, ylabel, lines, marks = []}) {
   let [x0, x1] = range(xs), [y0, y1] = range(ys);
   if (x0 === x1) { x0 -= .5; x1 += .5; }
   if (y0 === y1) { y0 -= .5; y1 += .5; }
-  const W = 760, H = 300, L = 62, R = 12, T = 10, B = 44;
+  const W = Math.min(760, Math.max(330, document.getElementById("main").clientWidth - 24)), H = 300, L = 62, R = 12, T = 10, B = 44;
   const px = x => L + (x - x0) / (x1 - x0) * (W - L - R), py = y => H - B - (y - y0) / (y1 - y0) * (H - T - B);
   const svg = make("svg:svg", {viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${title}: ${ylabel} over ${xlabel}`});
   for (const y of ticks(y0, y1)) svg.append(make("svg:line", {class: "axis", x1: L, x2: W - R, y1: py(y), y2: py(y)}),
