@@ -8,14 +8,12 @@ Each case is two commands that differ in a few words, over three seeds.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +23,6 @@ import numpy as np
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
-from pufferlib_kcore.jobs.worker import ignore_pynvml  # noqa: E402
-
-ignore_pynvml()
-
-from pufferlib_kcore.cli import main as demo  # noqa: E402
 from pufferlib_kcore.diagnostics.detectors import DETECTORS  # noqa: E402
 from pufferlib_kcore.store import Run  # noqa: E402
 from pufferlib_kcore.store.metrics import parse  # noqa: E402
@@ -73,13 +66,12 @@ CASES = {
 
 def carried_out(kind: str, which: str, words: str, seed: int) -> dict[str, Any]:
     """One run of demo.py, and what it left."""
-    with tempfile.TemporaryDirectory() as folder, within(folder):
+    with tempfile.TemporaryDirectory() as folder:
         said = [*words.split(), *COMMON.split(), "--seed", str(seed), "--exp-id", "run"]
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            status = demo(["--mode", "train", *said])
-            if status == 0:
-                demo(["--mode", "diagnose", "--exp-id", "run", "--vec", "serial"])
-        run = Run(Path("experiments/run"))
+        status = demo(folder, "--mode", "train", *said)
+        if status == 0:
+            demo(folder, "--mode", "diagnose", "--exp-id", "run", "--vec", "serial")
+        run = Run(Path(folder) / "experiments" / "run")
         records = run.metrics()
         found = (
             [parse(x) for x in run.findings_path.read_text().splitlines()]
@@ -101,14 +93,11 @@ def carried_out(kind: str, which: str, words: str, seed: int) -> dict[str, Any]:
         }
 
 
-@contextlib.contextmanager
-def within(folder: str) -> Iterator[None]:
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
+def demo(folder: str, *words: str) -> int:
+    """One command of demo.py, in a folder.  -> its exit status"""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(REPO / "demo.py"), *words]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True).returncode
 
 
 def load() -> list[dict[str, Any]]:
@@ -165,7 +154,6 @@ def rewrite(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     assert set(CASES) <= set(DETECTORS)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     done = {(r["kind"], r["which"], r["seed"]) for r in load()}
     for kind, case in CASES.items():
         for which in ("wrong", "mended"):

@@ -51,7 +51,8 @@ def write(path, text):
 def test_every_shipped_environment_resolves():
     listed = settings.environments()
     control = {"classic_control", "classic_control_continuous", "mujoco"}
-    assert set(listed) == {"atari", *control, "memory", "mettagrid"}
+    lab = {"career", "cartpole_variant", "gridworld"}
+    assert set(listed) == {"atari", *control, *lab, "memory", "mettagrid"}
     for package, names in listed.items():
         for name in names:
             found = settings.resolve(name)
@@ -498,6 +499,10 @@ OUT_OF_BOUNDS = [
     ("cartpole", "env.max-episode-steps", "0", "at least 1"),
     ("cartpole", "env.max-episode-steps", "-1", "at least 1"),
     ("memory_cue", "env.n-cues", "0", "at least 1"),
+    ("career", "env.burnout-rate", "0.6", "from 0.01 to 0.5"),
+    ("career", "env.max-steps", "10", "from 50 to 500"),
+    ("coin_grid", "env.size", "2", "at least 3"),
+    ("cartpole_variant", "env.force", "0", "above 0"),
     ("memory_cue", "env.delay", "-1", "at least 0"),
     ("arena_basic_easy_shaped", "env.size", "0", "at least 1"),
     ("half_cheetah", "policy.hidden-size", "-4", "at least 1"),
