@@ -5,27 +5,31 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
 from pufferlib_kcore.environments.packages import register
 
 
-class NoisyObservations(gymnasium.ObservationWrapper):
+class NoisyObservations(gymnasium.ObservationWrapper, gymnasium.utils.RecordConstructorArgs):
     """observation + N(0, noise), of the environment's own generator"""
 
     def __init__(self, env: gymnasium.Env, noise: float):
-        super().__init__(env)
+        gymnasium.utils.RecordConstructorArgs.__init__(self, noise=noise)
+        gymnasium.ObservationWrapper.__init__(self, env)
         self.noise = noise
+        self.observation_space = spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
         drawn = self.env.unwrapped.np_random.normal(0, self.noise, observation.shape)
         return (observation + drawn).astype(observation.dtype)
 
 
-class DelayedActions(gymnasium.Wrapper):
+class DelayedActions(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
     """An action is carried out `delay` steps later; until then action 0 is."""
 
     def __init__(self, env: gymnasium.Env, delay: int):
-        super().__init__(env)
+        gymnasium.utils.RecordConstructorArgs.__init__(self, delay=delay)
+        gymnasium.Wrapper.__init__(self, env)
         self.delay, self.waiting = delay, deque([0] * delay)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict]:

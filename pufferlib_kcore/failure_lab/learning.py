@@ -118,7 +118,7 @@ def ppo(world: World, steps: int, seed: int, folder: Path, params: dict[str, Any
     recurrent, broken = params.pop("recurrent", False), params.pop("broken", {})
     own = {key if "." in key else f"train.{key}": value for key, value in {**PPO_TRAIN, **params}.items()}
     own |= {"train.seed": seed, "train.total_timesteps": steps}
-    own |= {"base.rnn_name": "Recurrent"} if recurrent else {}
+    own |= {"base.rnn_name": "Recurrent" if recurrent else "None"}  # whatever the world's file says
     own |= {"train.checkpoint_interval": max(1, every // own["train.batch_size"])}
     home, run = Home(data_dir=str(folder), vec="serial"), Run(folder / "ppo")
     source = RunSource(run=run, vec="serial")

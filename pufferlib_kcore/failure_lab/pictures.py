@@ -52,7 +52,7 @@ def draw(folder: Path, world: World, plain: Mapping[str, Any], learned: Learned,
     if not learned.agent.draws:
         learned.agent.begin()
         heat.plot_policy(learned.agent, middle, names, folder / "policy.png")
-    if type(learned.agent).__name__ != "PolicyAgent" or getattr(learned.agent, "memory", None) is None:
+    if getattr(learned.agent, "memory", None) is None:  # rollouts of one that remembers would not be its own
         analyzer = CounterfactualAnalyzer(env, horizon=10, rollouts=5)
         analyzer.trajectory(learned.agent, steps=DECISIONS).plot(folder / "regret.png")
     env.close()

@@ -57,6 +57,10 @@ def recorder(path: Path, folder: Path, every: int, scale: float = 1.0) -> Any:
                     row[name] = float(np.mean(found))
             if (q := agent.q_values(seen)) is not None:
                 row |= {"max_q": float(np.abs(q).max()), "mean_q": float(q.mean())}
+                # What its schedule explores is no entropy of its policy: that is sure everywhere.
+                shares = np.bincount(q.argmax(1), minlength=q.shape[1]) / len(q)
+                apart = float(np.log(2) * (1 - (shares**2).sum()))  # mean pairwise JS of greedy actions
+                row |= {"diagnosis/relative_entropy": 0.0, "diagnosis/action_diversity": apart}
                 best = q.max(1) / scale
                 row |= {"diagnosis/value_mean": float(best.mean()), "diagnosis/value_std": float(best.std())}
             return row
