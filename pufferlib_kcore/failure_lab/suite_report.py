@@ -155,8 +155,8 @@ def sentences(results: Results) -> list[str]:
         said.append(
             "The published table is of own returns, which have five units: sparse_v1 pays 10 at most, "
             "short_term_v1 176. Its program found policy collapse in 41 of 45 experiments, rules and the "
-            f"optimum among them; experiments with a finding of any kind here: {flagged}. What it calls DQN's and PPO's "
-            "success is that of one action, which a rule has as well."
+            f"optimum among them; experiments with a finding of any kind here: {flagged}. What it calls "
+            "success of DQN and PPO is that of one action, which a rule has as well."
         )
     return said
 
