@@ -192,7 +192,7 @@ def memory(lab: Lab) -> Outcome:
     without = lab.scores("ppo", world, steps=steps, params=own)
     gain = beats(with_it, without)
     return Outcome(
-        gain.above and bool((without.true < 0.5).all()) and bool((with_it.true > 0.9).all()),
+        gain.above and bool((without.true < 0.5).all() and np.median(with_it.true) > 0.9),
         f"names the cue in {with_it} of episodes with an LSTM, {without} without",
         {"with": with_it.true.tolist(), "without": without.true.tolist()},
     )
