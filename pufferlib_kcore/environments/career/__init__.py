@@ -1,6 +1,6 @@
 """Career: a world whose failures are known: stay in a job and tire, or switch it and risk the salary."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
@@ -15,8 +15,10 @@ from pufferlib_kcore.environments.career.rewards import (
     get_reward,
     list_rewards,
 )
-from pufferlib_kcore.environments.career.vector import CareerVectorEnv
 from pufferlib_kcore.environments.packages import register
+
+if TYPE_CHECKING:
+    from pufferlib_kcore.environments.career.vector import CareerVectorEnv
 
 __all__ = [
     "CAREER_REWARDS",
@@ -31,6 +33,15 @@ __all__ = [
     "get_reward",
     "list_rewards",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Many careers a call ask for Gymnasium 1.1; one does not."""
+    if name == "CareerVectorEnv":
+        from pufferlib_kcore.environments.career.vector import CareerVectorEnv
+
+        return CareerVectorEnv
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @register("career", ("career",))
