@@ -8,7 +8,16 @@ from setuptools import find_packages, setup
 
 setup(
     packages=find_packages(include=["pufferlib_kcore", "pufferlib_kcore.*"]),
-    package_data={"pufferlib_kcore": ["py.typed", "analysis/templates/*.html", "analysis/board/static/*"]},
+    package_data={
+        "pufferlib_kcore": [
+            "py.typed",
+            "config/*.ini",
+            "config/atari/*.ini",  # not config/local/, which is this machine's
+            "config/policies/*.ini",
+            "analysis/templates/*.html",
+            "analysis/board/static/*",
+        ]
+    },
     install_requires=[
         "torch>=2.5,<=2.13.0",
         "pufferlib==2.0.2",
@@ -26,6 +35,7 @@ setup(
     ],
     extras_require={
         "mujoco": ["gymnasium>=1.1", "mujoco>=3.1"],  # through uv alone: PufferLib pins an older gymnasium
+        "sb3": ["stable-baselines3>=2.4", "sb3-contrib>=2.4"],  # models of theirs; through uv alone, as mujoco
         "connectivity": ["stable-baselines3>=2.4"],  # SAC and DDPG; through uv alone, as mujoco
         "video": ["pygame"],  # pictures of classic control
         "wandb": ["wandb"],

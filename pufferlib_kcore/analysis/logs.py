@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from pufferlib_kcore import program
 from pufferlib_kcore.errors import UserError
 
 Record = dict[str, Any]  # epoch, agent_steps, and what else was printed; None where nothing was measured
@@ -56,7 +57,7 @@ def read(path: str | Path) -> Log:
         what = "is empty" if not text.strip() else "holds no training record"
         raise UserError(
             f"{path} {what}, expected the output of a training: "
-            f"`python demo.py --mode train --env ENV > log.out`, or a run's metrics.jsonl"
+            f"`{program.COMMAND} --mode train --env ENV > log.out`, or a run's metrics.jsonl"
         )
     return log
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from pufferlib_kcore import settings
+from pufferlib_kcore import program, settings
 from pufferlib_kcore.errors import RunFailed, UserError
 
 MODULES = {  # each mode's function is `run` in its module, imported when it is asked for
@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopped by Ctrl-C and SIGTERM
     """
     try:
-        return answered("demo.py", lambda: run(argv), "free space, then go on with --resume")
+        return answered(program.NAME, lambda: run(argv), "free space, then go on with --resume")
     except KeyboardInterrupt:
-        print("demo.py: interrupted", file=sys.stderr)
+        print(f"{program.NAME}: interrupted", file=sys.stderr)
         return 130
 
 

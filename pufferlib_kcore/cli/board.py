@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pufferlib_kcore import program
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.arguments import Parser
 from pufferlib_kcore.settings.values import Bounds, read
@@ -30,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
     from pufferlib_kcore.jobs.board import BoardRequest, cache_file, export, serve
 
     parser: Any = Parser(
-        prog="python demo.py --mode board",
+        prog=f"{program.COMMAND} --mode board",
         allow_abbrev=False,
         description="A page over all runs, on this machine alone; reads files, changes none.",
     )

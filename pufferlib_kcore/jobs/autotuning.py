@@ -9,6 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from pufferlib_kcore import program
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.jobs.profiling import ProfileRequest, profile
 from pufferlib_kcore.settings import Settings
@@ -44,7 +45,7 @@ def autotune(request: AutotuneRequest, tell: Callable[[str], None] = lambda line
     """
     settings = request.settings
     if settings.base.env_name is None:
-        raise UserError("autotune needs an environment: python demo.py --mode autotune --env beam_rider")
+        raise UserError(f"autotune needs an environment: {program.COMMAND} --mode autotune --env beam_rider")
 
     def tried(choices: Iterable[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
         found = []

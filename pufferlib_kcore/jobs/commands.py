@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
+from pufferlib_kcore import program
 from pufferlib_kcore.store import Run, metta, runs
 
 
@@ -28,7 +29,7 @@ def demo(home: Home, *words: str) -> str:
     else:
         place = runs.place(root)
     vec = ["--vec", "ale"] if home.vec == "ale" else []
-    return shlex.join(["python", "demo.py", *words, *vec, *place])
+    return shlex.join([*program.WORDS, *words, *vec, *place])
 
 
 def go_on(home: Home, run: Run) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from pufferlib_kcore import program
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings import theirs
 from pufferlib_kcore.settings.layers import Schema, environments, unknown
@@ -87,7 +88,7 @@ def load(
     nothing is stored, overrides of [env], [policy] and [rnn] are checked by `from_plain`.
     """
     flags, dotted, words = _split(sys.argv[1:] if argv is None else argv)
-    parser = Parser(prog="python demo.py", add_help=False, allow_abbrev=False)
+    parser = Parser(prog=program.COMMAND, add_help=False, allow_abbrev=False)
     _add_options(parser)
     given, rest = parser.parse_known_args(words)
     study = read_study(given.config if is_study(given.config) else None, dotted)
@@ -126,7 +127,7 @@ def load(
         raise UserError("--metrics and --exp-id both say what to diagnose: leave one of them out")
     if (given.env, given.exp_id, given.eval_model_path, given.metrics) == (None,) * 4:
         raise UserError(
-            f"nothing to {given.mode}: name an environment, as in python demo.py --mode {given.mode} "
+            f"nothing to {given.mode}: name an environment, as in {program.COMMAND} --mode {given.mode} "
             "--env beam_rider, or a run with --exp-id; --help lists all options"
         )
     study.check(given.env, given.config, typed.get("base.policy_name"))
@@ -299,10 +300,10 @@ def _print_help(schema: Schema, config: str | None) -> None:
     names = "\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in listed)
     about = "" if schema.env is None else f", with the settings of {schema.env}"
     parser = Parser(
-        prog="python demo.py",
+        prog=program.COMMAND,
         add_help=False,
         formatter_class=_formatter(),
-        usage="python demo.py --mode MODE --env NAME [--section.key VALUE ...]",
+        usage=f"{program.COMMAND} --mode MODE --env NAME [--section.key VALUE ...]",
         description=f"Train, collapse, resume and compare policies{about}.",
         epilog=f"Environments by package (--env NAME --help shows the settings of one):\n{names}",
     )

@@ -19,7 +19,7 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.sections import FIXED, FREE, RETIRED, SECTIONS
 from pufferlib_kcore.settings.values import Bounds, fold, literal, nearest, read
 
-SHIPPED = Path(__file__).resolve().parents[2] / "config"
+SHIPPED = Path(__file__).resolve().parents[1] / "config"
 DEFAULT = PurePath("default.ini")
 TYPES: dict[str, type] = {"int": int, "float": float, "bool": bool, "str": str}
 
@@ -76,7 +76,7 @@ class Schema:
         bare = [read_layer(path) for path in _existing(folders, [DEFAULT])]
         package = [read_layer(path) for path in paths]
         if not bare:
-            raise UserError(f"no settings at {SHIPPED / DEFAULT}: install with pip install -e . in a clone")
+            raise UserError(f"no settings at {SHIPPED / DEFAULT}: install the package again")
         said = {where: text for layer in [*bare, *package, *study] for where, text in layer.values.items()}
         policy = policy or said.get(("base", "policy_name"), "")
         own = [read_layer(path) for path in _files_of_policy(policy, folders)]
@@ -166,7 +166,8 @@ def config_folders(config: str | Path | None = None) -> list[Path]:
 
 def local_file(env: str, config: str | Path | None = None) -> Path:
     """Where to keep settings of `env` that are for this machine alone: the last layer of all."""
-    return config_folders(config)[-1] / "local" / f"{env}.ini"
+    config_folders(config)
+    return Path(config or "config") / "local" / f"{env}.ini"
 
 
 def environments(config: str | Path | None = None) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_type_hints
 
+from pufferlib_kcore import program
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.settings.values import DISTANCE, Bounds
 
@@ -25,7 +26,7 @@ def within(low: float, high: float = math.inf, hint: str = "", above: bool = Fal
 
 def distance() -> Any:
     """A threshold of the coloring."""
-    example = ", as in python demo.py --mode train --env beam_rider --collapse 0.3"
+    example = f", as in {program.COMMAND} --mode train --env beam_rider --collapse 0.3"
     return within(DISTANCE.low, DISTANCE.high, DISTANCE.hint + example)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from pufferlib_kcore import program
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration import finite
 from pufferlib_kcore.store import atomic
@@ -33,7 +34,7 @@ CONTENT = {
 }
 ANOTHER = "delete it and use another checkpoint of the run"
 DAMAGED = f"is damaged or cut short; {ANOTHER}"
-TRAIN = "`python demo.py --mode train --env ENV`"
+TRAIN = f"`{program.COMMAND} --mode train --env ENV`"
 
 
 class Unfit(UserError):

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from pufferlib_kcore import program
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import atomic
 
 VERSION = 1
 FIELDS = {"kind", "labels", "units", "fibers", "reason"}  # of each space
-AGAIN = "make it again with `python demo.py --mode collapse --env ENV`"
+AGAIN = f"make it again with `{program.COMMAND} --mode collapse --env ENV`"
 
 _reconstruct = np.zeros(0).__reduce__()[0]
 ADMITTED = {  # what an array needs to be rebuilt, as numpy 1 and numpy 2 name it

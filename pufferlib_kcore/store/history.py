@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pufferlib_kcore import program
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import atomic
 
@@ -132,7 +133,7 @@ class FiberHistory:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    cure = "make it with `python demo.py --mode fibers --exp-id RUN`"
+    cure = f"make it with `{program.COMMAND} --mode fibers --exp-id RUN`"
     try:
         content = json.loads(path.read_text())
     except OSError as error:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pufferlib_kcore import program
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import atomic, names
 from pufferlib_kcore.store.runs import Run
@@ -116,6 +117,6 @@ def find(root: str | Path, name: str) -> MettaFolder:
 
 def train_command(env: str | None, root: str | Path = ROOT, name: str | None = None) -> str:
     """The command that starts a run in this layout; what is not known is in capitals."""
-    words = ["python", "demo.py", "--mode", "train", "--layout", "metta", "--run", name or "NAME"]
+    words = [*program.WORDS, "--mode", "train", "--layout", "metta", "--run", name or "NAME"]
     place = [] if Path(root).absolute() == Path(ROOT).absolute() else ["--train.data-dir", str(root)]
     return shlex.join([*words, "--env", env or "ENV", *place])

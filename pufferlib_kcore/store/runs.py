@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from pufferlib_kcore import program
 from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.store import atomic, metrics, names
 from pufferlib_kcore.store.lock import locked
@@ -354,5 +355,5 @@ def place(root: str | Path) -> list[str]:
 
 def train_command(env: str | None, root: str | Path = DATA_DIR, exp_id: str | None = None) -> str:
     """The command that starts a run, for sentences that say what to do; what is not known is in capitals."""
-    words = ["python", "demo.py", "--mode", "train", "--env", env or "ENV"]
+    words = [*program.WORDS, "--mode", "train", "--env", env or "ENV"]
     return shlex.join([*words, *([] if exp_id is None else ["--exp-id", exp_id]), *place(root)])

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pufferlib_kcore.jobs.batch.local import ROOT, Command, Outcome
+from pufferlib_kcore.jobs.batch.local import Command, Outcome
 from pufferlib_kcore.jobs.batch.task import Task
 from pufferlib_kcore.jobs.batch.usage import forget, remember
 from pufferlib_kcore.jobs.progress import Watch, counted, unwatched
@@ -68,8 +68,8 @@ def trainings(left: Iterable[Task], logs: Path) -> dict[Command, Task]:
 
 
 def demo(argv: Sequence[str], name: str, logs: Path) -> Command:
-    """demo.py with these arguments, which prints into <logs>/<name>.log."""
-    return Command(name, (sys.executable, str(ROOT / "demo.py"), *argv), (logs / f"{name}.log").absolute())
+    """The program with these arguments, which prints into <logs>/<name>.log."""
+    return Command(name, (sys.executable, "-m", "pufferlib_kcore", *argv), (logs / f"{name}.log").absolute())
 
 
 def told(done: Command, outcome: Outcome) -> str:
