@@ -1,7 +1,7 @@
 """Stable-Baselines3: collapse its models, and what watches over one while it learns.
 
-    from pufferlib_kcore.integrations import sb3
-    smaller = sb3.collapse(model, 0.3)
+from pufferlib_kcore.integrations import sb3
+smaller = sb3.collapse(model, 0.3)
 """
 
 from typing import TYPE_CHECKING, Any

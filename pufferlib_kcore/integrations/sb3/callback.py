@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -24,8 +24,8 @@ class KcoreCallback(BaseCallback):
     threshold       what counts as one neuron, for fibers and breaking; and for the collapse where nothing
                     else is given
     collapse        keywords of `sb3.collapse_`: {"threshold": "auto", "target_params": 0.2}
-    breaker         keywords of `kcore.SymmetryBreaker`: {"max_kl": 0.01}; not of DQN's policy alone does a
-                    target follow: targets stay as they are, and track the online networks as always
+    breaker         keywords of `kcore.SymmetryBreaker`: {"max_kl": 0.01}. Targets are left alone: they track
+                    their online networks as always
     collapsed       what became of each space, once it has collapsed; None before
 
     Raises UserError for numbers out of range.
@@ -54,7 +54,7 @@ class KcoreCallback(BaseCallback):
         self.threshold, self.how, self.breaking = threshold, dict(collapse), dict(breaker)
         self.collapsed: Collapse | None = None
         self._next = {"diagnose": diagnose_every, "break": break_every}
-        self._breakers: list[SymmetryBreaker] = []
+        self._breaker: SymmetryBreaker | None = None
         self._before: ActionDistribution | None = None
         self._probe: tuple | None = None
 
@@ -66,7 +66,7 @@ class KcoreCallback(BaseCallback):
         done = self.model.num_timesteps
         if self.collapse_at is not None and self.collapsed is None and done >= self.collapse_at:
             self.collapsed = surgery.collapse_(self.model, **{"threshold": self.threshold, **self.how})
-            self._breakers, self._before, self._probe = [], None, None
+            self._breaker, self._before, self._probe = None, None, None
             report = self.collapsed.report
             self.logger.record("kcore/params", float(report.params_after))
             if self.verbose:
@@ -100,37 +100,28 @@ class KcoreCallback(BaseCallback):
                 self.logger.record(f"kcore/{name}", value)
 
     def _break(self, done: int) -> None:
-        if not self._breakers:
+        if self._breaker is None:
             policy = self.model.policy
-            owners = [part for part in (policy, getattr(policy, "actor", None), getattr(policy, "critic", None))]
+            owners = [
+                part for part in (policy, getattr(policy, "actor", None), getattr(policy, "critic", None))
+            ]
             held = [o for part in owners if (o := getattr(part, "optimizer", None)) is not None]
             how: dict[str, Any] = {"threshold": self.threshold, "probe": [self._inputs()], **self.breaking}
-            first = SymmetryBreaker(surgery.trace(self.model), None, _Both(held), **how)  # type: ignore[arg-type]
-            self._breakers = [first]
-        made = self._breakers[0].act(done)
+            traced, both = surgery.trace(self.model), _Both(held)
+            self._breaker = SymmetryBreaker(traced, None, both, **how)  # type: ignore[arg-type]
+        made = self._breaker.act(done)
         self.logger.record("kcore/recycled", float(made.count))
         self.logger.record("kcore/break_kl", made.kl)
 
 
 class _Both:
-    """Several optimizers of one policy, as what clears the state of recycled weights takes one."""
+    """Several optimizers of one policy, as one whose state of recycled weights is cleared."""
 
-    def __init__(self, optimizers: list):
+    def __init__(self, optimizers: Sequence[Any]):
+        self.optimizers = optimizers
         self.param_groups = [group for one in optimizers for group in one.param_groups]
-        self.state = _States([one.state for one in optimizers])
 
-
-class _States:
-    """The states of several optimizers, by parameter."""
-
-    def __init__(self, states: list):
-        self.states = states
-
-    def __contains__(self, parameter: Any) -> bool:
-        return any(parameter in state for state in self.states)
-
-    def __getitem__(self, parameter: Any) -> Any:
-        return next(state[parameter] for state in self.states if parameter in state)
-
-    def get(self, parameter: Any, default: Any = None) -> Any:
-        return self[parameter] if parameter in self else default
+    @property
+    def state(self) -> dict[Any, Any]:
+        """By parameter; what is written into one of these is written into its optimizer's."""
+        return {p: held for one in self.optimizers for p, held in one.state.items()}

@@ -96,7 +96,9 @@ def drawn(model: Any, count: int = EXAMPLES) -> Any:
     space = copy.deepcopy(model.observation_space)
     space.seed(0)
     some = [space.sample() for _ in range(count)]
-    return {k: np.stack([s[k] for s in some]) for k in some[0]} if isinstance(some[0], dict) else np.stack(some)
+    return (
+        {k: np.stack([s[k] for s in some]) for k in some[0]} if isinstance(some[0], dict) else np.stack(some)
+    )
 
 
 def inputs(model: Any, view: View, observations: Any, beside: Any = None) -> tuple:

@@ -22,7 +22,7 @@ from pufferlib_kcore.graph.nested import tensors_of
 from pufferlib_kcore.graph.running import chance_kept
 from pufferlib_kcore.graph.states import State, cut
 from pufferlib_kcore.integrations.sb3 import slots, states
-from pufferlib_kcore.integrations.sb3.views import Q, View, view_of
+from pufferlib_kcore.integrations.sb3.views import Q, view_of
 
 MAX_KL = 0.01  # nats, of "auto" where no budget is given
 TARGETS = {"q_net_target.": "q_net.", "critic_target.": "critic.", "actor_target.": "actor."}
@@ -126,9 +126,13 @@ def _check(model: Any) -> None:
     from stable_baselines3.common.base_class import BaseAlgorithm
 
     if not isinstance(model, BaseAlgorithm):
-        raise UserError(f"{type(model).__name__} is no model of Stable-Baselines3: expected one such as PPO(..)")
+        raise UserError(
+            f"{type(model).__name__} is no model of Stable-Baselines3: expected one such as PPO(..)"
+        )
     if getattr(model, "policy", None) is None:
-        raise UserError(f"this {type(model).__name__} has no policy yet: it was made with _init_setup_model=False")
+        raise UserError(
+            f"this {type(model).__name__} has no policy yet: it was made with _init_setup_model=False"
+        )
     view_of(model)
 
 
@@ -154,7 +158,7 @@ def _install(model: Any, found: Collapse) -> None:
     view = view_of(model)
     kwargs = slots.policy_kwargs(model, found.widths)
     policy = _built(model, kwargs)
-    _fill(policy, _tensors(model.policy, view, found))
+    _fill(policy, _tensors(model.policy, found))
     optimizers = {}
     for owner in ("", "actor", "critic"):
         held = getattr(_part(model.policy, owner), "optimizer", None)
@@ -170,13 +174,8 @@ def _install(model: Any, found: Collapse) -> None:
 
 
 def _built(model: Any, kwargs: Mapping[str, Any]) -> Any:
-    """A policy as the algorithm itself would make it, chance left as it is."""
-    old = model.policy
-    more = {"use_sde": model.use_sde} if hasattr(old, "mlp_extractor") else {}  # others keep it in kwargs
-    with chance_kept(old):
-        policy = model.policy_class(
-            model.observation_space, model.action_space, model.lr_schedule, **more, **copy.deepcopy(kwargs)
-        ).to(model.device)
+    """A policy that is what the model's is but for its widths, its weights still to be filled in."""
+    old, policy = model.policy, _built_at(model, kwargs)
     for module, before in zip(policy.modules(), old.modules(), strict=True):
         module.training = before.training
     for p, before in zip(policy.parameters(), old.parameters(), strict=True):
@@ -189,26 +188,39 @@ def _built(model: Any, kwargs: Mapping[str, Any]) -> Any:
     return policy
 
 
-def _tensors(policy: nn.Module, view: View, found: Collapse) -> dict[str, Tensor]:
+def _tensors(policy: nn.Module, found: Collapse) -> dict[str, Tensor]:
     """Every parameter and buffer of the smaller policy.
 
     A target's is its own, merged as the online one is, plus what a refit did to that one's: it follows.
     """
-    before = {name.removeprefix("policy."): x for name, x in tensors_of(view).items()}
+    before = tensors_of(policy)
     after = {name.removeprefix("policy."): x for name, x in tensors_of(found.policy).items()}
     table = {name.removeprefix("policy."): axes for name, axes in found.network.table.items()}
-    whole = dict(policy.state_dict(keep_vars=True))  # by every name that shared modules have
+    merges = {name: merge for name, merge in found.merges.items() if merge.changes}
+    whole = policy.state_dict(keep_vars=True)  # by every name that shared modules have
     known = {id(x): name for name, x in before.items()}
     tensors = {}
     for name, x in before.items():
-        tensors[name] = after[name].detach()
         start = next((target for target in TARGETS if name.startswith(target)), None)
-        online = known.get(id(whole.get(TARGETS[start] + name.removeprefix(start)))) if start else None
-        if online in table:
-            merged = (quotient.carry(t, table[online], found.merging, quotient.COLLAPSE) for t in (x, before[online]))
-            own, plain = merged
-            tensors[name] = own + (after[online].detach() - plain)
+        if start is None:
+            tensors[name] = after[name].detach()
+            continue
+        online = known[id(whole[TARGETS[start] + name.removeprefix(start)])]
+        axes = table.get(online, ())
+        own, plain = (quotient.carry(t, axes, merges, quotient.COLLAPSE) for t in (x, before[online]))
+        tensors[name] = own + (after[online].detach() - plain)
     return tensors
+
+
+def _built_at(model: Any, kwargs: Mapping[str, Any]) -> Any:
+    """A policy as the algorithm itself would make it, chance left as it is."""
+    more = (
+        {"use_sde": model.use_sde} if hasattr(model.policy, "mlp_extractor") else {}
+    )  # others keep it in kwargs
+    with chance_kept(model.policy):
+        return model.policy_class(
+            model.observation_space, model.action_space, model.lr_schedule, **more, **copy.deepcopy(kwargs)
+        ).to(model.device)
 
 
 def _fill(policy: nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -13,6 +13,15 @@ from pufferlib_kcore.errors import UserError
 SIGMA = 0.1  # deviation that a deterministic actor's actions are compared by, in parts of half their range
 
 
+class _Parts(nn.Module):
+    """A policy without its targets, which follow what is done to these."""
+
+    def __init__(self, policy: nn.Module, parts: list[str]):
+        super().__init__()
+        for part in parts:
+            self.add_module(part, getattr(policy, part))
+
+
 class View(nn.Module):
     """A policy's answer: (actions, values), and a recurrent policy's states.
 
@@ -25,7 +34,9 @@ class View(nn.Module):
 
     def __init__(self, policy: Any, spread: float | None = None):
         super().__init__()
-        self.policy, self._spread = policy, spread
+        parts = [part for part in ("q_net", "actor", "critic") if f"{part}_target" in policy._modules]
+        parts += ["actor"] if "critic" in parts and "actor" not in parts else []
+        self.policy, self._spread = _Parts(policy, sorted(parts)) if parts else policy, spread
 
     def told(self, actions: Any, values: list[Tensor], *states: Any) -> tuple:
         """What `forward` returns."""
