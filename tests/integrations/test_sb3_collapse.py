@@ -1,5 +1,6 @@
 """Stable-Baselines3's models: planted copies merge, nothing else changes, and what is left learns on."""
 
+import pickle
 import subprocess
 import sys
 
@@ -101,17 +102,16 @@ def planted(name, extra=3):
     )
     large.policy = surgery._built_at(base, kwargs)
     values = {n.removeprefix("policy."): x for n, x in surgery.tensors_of(lifted).items()}
-    for key, x in large.policy.state_dict(keep_vars=True).items():
+    for key, x in surgery.tensors_of(large.policy).items():
         source = next((key.replace(t, o) for t, o in surgery.TARGETS.items() if key.startswith(t)), key)
-        found = values.get(source)
-        if found is None:  # by another name of a shared module
-            found = values[source.replace("critic.features", "actor.features")]
-        x.data.copy_(found)
+        shared = source.replace("critic.features", "actor.features")
+        x.data.copy_(values[source if source in values else shared])
     large.policy_kwargs = kwargs
     surgery._aliases(large)
     if getattr(large, "_last_lstm_states", None) is not None:
         large._setup_model()
-        large.policy.load_state_dict({k: values[k] for k in large.policy.state_dict()})
+        for key, x in surgery.tensors_of(large.policy).items():
+            x.data.copy_(values[key])
     return base, large, fibers
 
 
@@ -190,6 +190,7 @@ def test_momentum_is_that_of_the_base(name):
             lr=0.0,
         )
         view = surgery.view_of(model)
+        policy.zero_grad()
         out = view(*states.inputs(model, view, seen))
         sum((x * x).sum() for x in surgery_tensors(out)).backward()
         policy.optimizer.step()
@@ -206,12 +207,12 @@ def test_a_saved_one_is_loaded_by_another_process(name, tmp_path):
     smaller = sb3.collapse(model, 0.9)
     smaller.save(tmp_path / "small.zip")
     seen = states.drawn(model, 4)
-    np.save(tmp_path / "seen.npy", np.array([seen], dtype=object), allow_pickle=True)
+    (tmp_path / "seen").write_bytes(pickle.dumps(seen))
     package = "sb3_contrib" if name.startswith("Recurrent") else "stable_baselines3"
     code = (
-        f"import numpy as np; from {package} import {type(model).__name__} as M\n"
+        f"import pickle, numpy as np; from {package} import {type(model).__name__} as M\n"
         f"m = M.load(r'{tmp_path}/small.zip', device='cpu')\n"
-        f"x = np.load(r'{tmp_path}/seen.npy', allow_pickle=True)[0]\n"
+        f"x = pickle.load(open(r'{tmp_path}/seen', 'rb'))\n"
         f"np.save(r'{tmp_path}/out.npy', m.predict(x, deterministic=True)[0])"
     )
     path = ":".join(p for p in sys.path if p)
@@ -245,7 +246,7 @@ def test_a_copy_shares_the_environment_and_nothing_that_learns():
 @pytest.mark.parametrize("name", ["PPO", "DQN", "SAC", "RecurrentPPO"])
 def test_a_model_collapses_while_it_learns(name):
     model, told = made(name), {}
-    callback = sb3.KcoreCallback(diagnose_every=8, break_every=16, collapse_at=32, threshold=0.9)
+    callback = sb3.KcoreCallback(diagnose_every=8, break_every=16, collapse_at=32, threshold=1.3)
     model.learn(8, callback=None)
     record = model.logger.record
     model.logger.record = lambda key, value, *rest, **how: (

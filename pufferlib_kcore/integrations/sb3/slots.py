@@ -34,6 +34,8 @@ NO_SLOT = "no argument of its policy says how wide this is"
 def slot_of(space: str, policy: Any) -> Slot | None:
     """The number that gives a space, by its name in the view, its width; None where there is none."""
     name = space.removeprefix("policy.")
+    if name.startswith("actor.mu") and hasattr(policy.actor, "latent_pi"):
+        return None  # actions
     for pattern, net in NETS:
         if found := re.fullmatch(pattern, name):
             return net, found[1]
