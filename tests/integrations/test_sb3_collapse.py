@@ -41,6 +41,7 @@ class Toy(gymnasium.Env):
         return self.observation_space.sample(), float(np.sum(action)), self.steps == 20, False, {}
 
 
+FEW = {"features_extractor_kwargs": {"features_dim": 6}}
 ON, OFF = {"n_steps": 8}, {"learning_starts": 4, "buffer_size": 64, "batch_size": 8}
 SMALL = {"net_arch": [6, 5]}
 PI_VF = {"net_arch": {"pi": [6, 5], "vf": [4]}}
@@ -49,14 +50,17 @@ MODELS = {
     "PPO continuous": ("PPO", "MlpPolicy", {"continuous": True}, {**ON, "batch_size": 8}, SMALL),
     "PPO gSDE": ("PPO", "MlpPolicy", {"continuous": True}, {**ON, "batch_size": 8, "use_sde": True}, SMALL),
     "A2C": ("A2C", "MlpPolicy", {}, ON, SMALL),
-    "A2C images": ("A2C", "CnnPolicy", {"space": "image"}, ON, {"features_extractor_kwargs": {"features_dim": 6}}),
+    "A2C images": ("A2C", "CnnPolicy", {"space": "image"}, ON, FEW),
     "PPO two extractors": (
         "PPO", "CnnPolicy", {"space": "image"}, {**ON, "batch_size": 8},
         {"features_extractor_kwargs": {"features_dim": 6}, "share_features_extractor": False},
     ),
-    "A2C dict": ("A2C", "MultiInputPolicy", {"space": "both"}, ON, {**SMALL, "features_extractor_kwargs": {"cnn_output_dim": 6}}),
+    "A2C dict": (
+        "A2C", "MultiInputPolicy", {"space": "both"}, ON,
+        {**SMALL, "features_extractor_kwargs": {"cnn_output_dim": 6}},
+    ),
     "DQN": ("DQN", "MlpPolicy", {}, OFF, SMALL),
-    "DQN images": ("DQN", "CnnPolicy", {"space": "image"}, OFF, {"features_extractor_kwargs": {"features_dim": 6}}),
+    "DQN images": ("DQN", "CnnPolicy", {"space": "image"}, OFF, FEW),
     "SAC": ("SAC", "MlpPolicy", {"continuous": True}, OFF, SMALL),
     "SAC gSDE": ("SAC", "MlpPolicy", {"continuous": True}, {**OFF, "use_sde": True}, SMALL),
     "SAC shared images": (
@@ -65,10 +69,13 @@ MODELS = {
     ),
     "TD3": ("TD3", "MlpPolicy", {"continuous": True}, OFF, SMALL),
     "DDPG": ("DDPG", "MlpPolicy", {"continuous": True}, OFF, {"net_arch": {"pi": [5], "qf": [6, 4]}}),
-    "RecurrentPPO": ("RecurrentPPO", "MlpLstmPolicy", {}, {**ON, "batch_size": 8}, {**SMALL, "lstm_hidden_size": 6}),
+    "RecurrentPPO": (
+        "RecurrentPPO", "MlpLstmPolicy", {}, {**ON, "batch_size": 8}, {**SMALL, "lstm_hidden_size": 6}
+    ),
     "RecurrentPPO shared": (
         "RecurrentPPO", "MlpLstmPolicy", {}, {**ON, "batch_size": 8},
-        {**SMALL, "lstm_hidden_size": 6, "n_lstm_layers": 2, "shared_lstm": True, "enable_critic_lstm": False},
+        {**SMALL, "lstm_hidden_size": 6, "n_lstm_layers": 2, "shared_lstm": True,
+         "enable_critic_lstm": False},
     ),
     "RecurrentPPO no critic's": (
         "RecurrentPPO", "MlpLstmPolicy", {}, {**ON, "batch_size": 8},

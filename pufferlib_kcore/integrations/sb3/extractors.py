@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gymnasium
 import torch
@@ -46,7 +47,7 @@ class SlimCombinedExtractor(CombinedExtractor):
     def __init__(
         self,
         observation_space: gymnasium.spaces.Dict,
-        images: Mapping[str, Mapping[str, int | Sequence[int]]],
+        images: Mapping[str, Mapping[str, Any]],
         cnn_output_dim: int = 256,
         normalized_image: bool = False,
     ):
@@ -56,7 +57,7 @@ class SlimCombinedExtractor(CombinedExtractor):
         for key, part in observation_space.spaces.items():
             if key in images:
                 extractors[key] = SlimNatureCNN(part, normalized_image=normalized_image, **images[key])
-                self._features_dim += int(images[key]["features_dim"])  # type: ignore[call-overload]
+                self._features_dim += images[key]["features_dim"]
             else:
                 extractors[key] = nn.Flatten()
                 self._features_dim += get_flattened_obs_dim(part)

@@ -1,7 +1,7 @@
 """Slots: which number in `policy_kwargs` gives which layers their width, read and written.
 
-Layers that one number is for are as wide as each other: both critics of SAC, the actor's LSTM and the critic's,
-two features extractors of one class. What no number is for stays whole.
+Layers that one number is for are as wide as each other: both critics of SAC, the actor's LSTM and the
+critic's, two features extractors of one class. What no number is for stays whole.
 """
 
 from __future__ import annotations

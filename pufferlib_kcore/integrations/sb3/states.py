@@ -26,6 +26,7 @@ def recorded(model: Any, observations: Any = None, count: int = COUNT, least: in
     least  so many are needed: as many states as units, or units would seem to follow from each other
     Raises UserError where there are fewer.
     """
+    found: tuple[Any, Any] | None
     if observations is not None:
         found = _picked(_checked(model, observations), max(count, least)), None
     else:
@@ -34,8 +35,8 @@ def recorded(model: Any, observations: Any = None, count: int = COUNT, least: in
             found = _played(model, max(least, 256)), None
     if len(_first(found[0])) < least:
         raise UserError(
-            f"{len(_first(found[0]))} recorded states are too few to search on: expected {least} or more, twice "
-            "as many as the widest layer has units; learn for longer first, with more n_steps or environments"
+            f"{len(_first(found[0]))} recorded states are too few to search on: expected {least} or more, "
+            "twice as many as the widest layer has units; learn first, with more n_steps or environments"
         )
     return found
 
@@ -80,7 +81,8 @@ def _played(model: Any, count: int) -> Any:
             f"{type(model).__name__} has no recorded states, and its environment cannot be copied "
             f"({type(error).__name__}): {cure}"
         ) from error
-    seen, state, starts = [], None, np.ones(env.num_envs, bool)
+    seen: list[Any] = []
+    state, starts = None, np.ones(env.num_envs, bool)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         while len(seen) * env.num_envs < count:
@@ -102,7 +104,7 @@ def drawn(model: Any, count: int = EXAMPLES) -> Any:
 
 
 def inputs(model: Any, view: View, observations: Any, beside: Any = None) -> tuple:
-    """Positional arguments of a view.  beside: as `recorded` has it; else actions are drawn, memories are 0"""
+    """Positional arguments of a view.  beside: as `recorded` has it; else actions are drawn, memories 0"""
     device = model.policy.device
     seen = _map(observations, lambda x: torch.as_tensor(np.asarray(x), device=device))
     n = len(_first(seen))

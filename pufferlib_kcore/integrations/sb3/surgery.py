@@ -229,8 +229,8 @@ def _fill(policy: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         ours, theirs = (tuple(x[name].shape) if name in x else None for x in (own, tensors))
         if ours != theirs:
             raise UserError(
-                f"{name} of the smaller policy would have shape {theirs}, and {type(policy).__name__} makes it "
-                f"{ours}: leave it whole with a threshold of 0 for its space"
+                f"{name} of the smaller policy would have shape {theirs}, and {type(policy).__name__} makes "
+                f"it {ours}: leave it whole with a threshold of 0 for its space"
             )
         own[name].data.copy_(tensors[name])
 

@@ -32,6 +32,8 @@ class View(nn.Module):
              parts of their variance, beside the KL
     """
 
+    policy: Any  # with its parts by their own names, without targets
+
     def __init__(self, policy: Any, spread: float | None = None):
         super().__init__()
         parts = [part for part in ("q_net", "actor", "critic") if f"{part}_target" in policy._modules]
