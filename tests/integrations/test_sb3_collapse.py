@@ -293,3 +293,50 @@ def test_what_is_no_model_is_refused():
         sb3.collapse(torch.nn.Linear(2, 2))
     with pytest.raises(UserError, match="collapse_at is 0"):
         sb3.KcoreCallback(collapse_at=0)
+
+
+def test_both_critics_are_as_wide_as_the_one_that_needs_more():
+    model = made("SAC").learn(24)
+    for net, copies in ((model.critic.qf0, 1), (model.critic.qf1, 2)):
+        with torch.no_grad():
+            for unit in range(1, 1 + copies):
+                net[0].weight[unit], net[0].bias[unit] = net[0].weight[0], net[0].bias[0]
+    smaller, found = sb3.collapse(model, 1e-6, report=True)
+    assert found.widths["policy.critic.qf0.0"] == found.widths["policy.critic.qf1.0"] == 5
+    assert "1 fibers more" in found.reasons["policy.critic.qf1.0"]
+    assert smaller.policy_kwargs["net_arch"] == {"pi": [6, 5], "qf": [5, 5]}
+    seen = states.drawn(model, 16)
+    for ours, theirs in zip(answers(smaller, seen), answers(model, seen), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_is_cut_with_its_units():
+    """An episode goes on: from states in which copies are alike, both models say the same."""
+    _, large, fibers = planted("RecurrentPPO")
+    rng, last = np.random.default_rng(0), large._last_lstm_states
+    labels = [fibers[f"policy.lstm_{net}"] for net in ("actor", "actor", "critic", "critic")]
+    some = [torch.as_tensor(rng.normal(size=(1, 1, 6)).astype(np.float32)) for _ in labels]
+    h = [x[..., one] for x, one in zip(some, labels, strict=True)]
+    large._last_lstm_states = type(last)(tuple(h[:2]), tuple(h[2:]))
+    smaller = sb3.collapse(large, 1e-4)
+    ours = smaller._last_lstm_states
+    for cut, x in zip([*ours.pi, *ours.vf], some, strict=True):
+        torch.testing.assert_close(cut, x)
+    assert smaller.rollout_buffer.hidden_state_shape[-1] == smaller.policy.lstm_actor.hidden_size == 6
+    assert large._last_lstm_states.pi[0].shape[-1] == 9
+    seen = torch.as_tensor(states.drawn(large, 1))
+    told = [
+        [m.policy.predict_values(seen, m._last_lstm_states.vf, torch.zeros(1))]
+        + [m.policy.get_distribution(seen, m._last_lstm_states.pi, torch.zeros(1))[0].distribution.logits]
+        for m in (smaller, large)
+    ]
+    for one, other in zip(*told, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_chance_is_left_as_it_was():
+    model = made("PPO").learn(8)
+    states_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    sb3.collapse(model, "auto", max_kl=0.1)
+    assert torch.equal(torch.get_rng_state(), states_before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], states_before[1])
