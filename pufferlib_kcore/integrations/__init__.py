@@ -1,0 +1,1 @@
+"""Other people's libraries: models of theirs in, models of theirs out."""
