@@ -97,7 +97,11 @@ def _outputs(trace: Trace, output: Any, value: str | int | None) -> tuple[set[in
     for i, x in enumerate(tensors):
         trace.use_indices(x)
         neurons = trace.neurons(x)
-        if any(x is y for y in returned) or trace.is_state(x) and (trace.takes_more or trace.sources_of(neurons) <= started):
+        if (
+            any(x is y for y in returned)
+            or trace.is_state(x)
+            and (trace.takes_more or trace.sources_of(neurons) <= started)
+        ):
             states[i] = neurons
         else:
             trace.protect(neurons, "output")
