@@ -35,7 +35,10 @@ setup(
     ],
     extras_require={
         "mujoco": ["gymnasium>=1.1", "mujoco>=3.1"],  # through uv alone: PufferLib pins an older gymnasium
-        "sb3": ["stable-baselines3>=2.4", "sb3-contrib>=2.4"],  # models of theirs; through uv alone, as mujoco
+        "sb3": [
+            "stable-baselines3>=2.4",
+            "sb3-contrib>=2.4",
+        ],  # through uv alone, as mujoco
         "connectivity": ["stable-baselines3>=2.4"],  # SAC and DDPG; through uv alone, as mujoco
         "video": ["pygame"],  # pictures of classic control
         "wandb": ["wandb"],

@@ -1,15 +1,19 @@
 """The engine end to end, with torch, NumPy and SciPy alone: any Python that has these three may run it."""
 
-import pufferlib_kcore as kcore
 import torch
+from torch import nn
+
+import pufferlib_kcore as kcore
 from pufferlib_kcore.diagnostics.findings import diagnose
 from pufferlib_kcore.diagnostics.look import look
-from torch import nn
+from pufferlib_kcore.diagnostics.records import Records
 
 
 def main() -> None:
     torch.manual_seed(0)
-    policy = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    policy = nn.Sequential(
+        nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 3)
+    ).double()
     with torch.no_grad():  # the second half of the first layer copies the first
         policy[0].weight[8:] = policy[0].weight[:8]
         policy[0].bias[8:] = policy[0].bias[:8]
@@ -29,7 +33,7 @@ def main() -> None:
     assert found.collapse.policy[0].out_features < 16
     kcore.SymmetryBreaker(policy, states, threshold=1e-9)
     assert look(traced, [(states,)]).metrics
-    assert diagnose([{"epoch": epoch, "episode_return": 1.0} for epoch in range(40)]) is not None
+    assert diagnose(Records.of([{"epoch": epoch, "value_loss": 1.0} for epoch in range(40)])) is not None
     print("the engine alone: ok, torch", torch.__version__)
 
 

@@ -89,12 +89,19 @@ def _outputs(trace: Trace, output: Any, value: str | int | None) -> tuple[set[in
     tensors = list(tensors_in(output, strict=True))
     if not tensors:
         raise UserError(f"{type(trace.policy).__name__} returned no tensor: expected actions and a value")
+    first = value_of(output, value)
+    others = [x for x in tensors[1:] if not any(x is y for y in tensors_in(first))]
+    returned = trace.returned_as(others)
     started = {trace.population(n) for _, units in trace.initial_states for n in units.unique()}
     states = {}
     for i, x in enumerate(tensors):
         trace.use_indices(x)
         neurons = trace.neurons(x)
-        if trace.is_state(x) and (trace.takes_more or trace.sources_of(neurons) <= started):
+        if (
+            any(x is y for y in returned)
+            or trace.is_state(x)
+            and (trace.takes_more or trace.sources_of(neurons) <= started)
+        ):
             states[i] = neurons
         else:
             trace.protect(neurons, "output")

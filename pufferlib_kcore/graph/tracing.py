@@ -64,6 +64,9 @@ class Trace:
         self.same_width: list[list[Tensor]] = []  # populations that one module keeps at one width
         self.inputs: list[Tensor] = []  # the numbers of the elements of each tensor that the method was given
         self.initial_states: list[tuple[Tensor, Tensor]] = []  # elements of inputs, and units they start
+        self.met_inputs: list[
+            tuple[Tensor, Tensor, str]
+        ] = []  # elements of inputs, neurons they met, and where
         self.takes_more = False  # whether the method takes something more, such as a state to go on from
         self.stored: set[int] = set()  # populations that buffers write
         self.ledger: list[Origin] = []  # sizes that the policy computes with
@@ -201,7 +204,13 @@ class Trace:
         for ours, others in ((a, b), (b, a)):
             fits = free(others)
             alone = (ours > 0) & (others <= 0) & (~fits | uneven(others, varies(ours)))
-            self.protect(ours[alone], f"{self.here()} joins it with what cannot be merged")
+            reason, given = (
+                f"{self.here()} joins it with what cannot be merged",
+                alone & (others <= FIRST_INPUT),
+            )
+            self.protect(ours[alone & ~given], reason)
+            if given.any():  # it may be recurrent state: see `returned_as`
+                self.met_inputs.append((others[given], ours[given], reason))
             if fits.any():
                 self._learn_shape(others, ours)
 
@@ -212,6 +221,30 @@ class Trace:
         if given.any():
             self.initial_states.append((neurons[given], units[given]))
         self.unite(torch.where(given, FREE, neurons), units)
+
+    def returned_as(self, results: Sequence[Tensor]) -> list[Tensor]:
+        """Inputs that neurons met one by one, and that return as one of these results, are state.
+
+        What is given in place of a unit's last value is that unit's, and is what returns in its place: they
+        merge alike. Inputs of which no result has the shape, or that no neurons met all over, are not state,
+        and what they met is protected.  -> the results that are state
+        """
+        elements = torch.cat([torch.zeros(0, dtype=torch.int64), *(e for e, _, _ in self.met_inputs)])
+        found: list[Tensor] = []
+        for ids in self.inputs:
+            if not len(elements) or not ids.numel() or not torch.isin(ids, elements).all():
+                continue
+            for x in results:
+                if x.shape == ids.shape and (self.neurons(x) > 0).all() and not any(x is y for y in found):
+                    found.append(x)
+                    self.initial_states.append((ids.flatten(), self.neurons(x).flatten()))
+                    break
+        known = torch.cat([elements[:0], *(e for e, _ in self.initial_states)])
+        for given, units, reason in self.met_inputs:
+            is_state = torch.isin(given, known)
+            self.initial_states.append((given[is_state], units[is_state]))
+            self.protect(units[~is_state], reason)
+        return found
 
     def hand_on(self, *states: Tensor) -> None:
         """These results are what recurrent units start from in the policy's next call."""

@@ -28,10 +28,12 @@ def pools(*kinds: str) -> list[str]:
 def within_channels(trace: Trace, out: Any, x: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
     """Every channel by itself, over the last axes; a border of constants is the same for all of them."""
     if trace.operation == "pad":
-        places = len(args[0] if args else kwargs["pad"]) // 2
+        widths = args[0] if args else kwargs["pad"]  # before and after, the last axis first
+        axes = [-1 - i for i in range(len(widths) // 2) if any(widths[2 * i : 2 * i + 2])]
     else:
         places = x.ndim - 2 if trace.operation == "interpolate" else int(trace.operation[-2])
-    neurons = not_free(reduced(trace, x, range(-places, 0)))
+        axes = list(range(-places, 0))
+    neurons = not_free(reduced(trace, x, axes))
     return tuple(neurons.expand(y.shape) for y in tensors_in(out))
 
 
