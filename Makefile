@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
-.PHONY: demo test test-slow lint setup clean
+.PHONY: demo test test-slow test-puffer3 lint setup clean
 
 demo: setup  ## a policy at 5% of its size, played and trained on beside its controls; then the guide on BeamRider
 	@bash tools/demo.sh
@@ -12,6 +12,9 @@ test: setup  ## the fast tests, two files at a time, in random order: pytest --r
 
 test-slow: setup  ## the tests that take minutes
 	@$(PYTHON) -m pytest -m slow
+
+test-puffer3:  ## PufferLib 3's trainer, in an environment of its own, which is built first
+	@bash tools/test_puffer3.sh
 
 lint: setup
 	@.venv/bin/ruff check .
@@ -28,5 +31,5 @@ endif
 	@touch $@
 
 clean:  ## what was set up and what tools left; runs in experiments/ stay
-	rm -rf .venv .uv uv.lock build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-puffer3 .uv uv.lock build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

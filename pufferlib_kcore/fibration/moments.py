@@ -54,9 +54,12 @@ BUFFERS: dict[str, Callable[[Tensor, tuple[Axis, ...], Fibers], Tensor]] = {
     "acc_delta": second_of_updates,  # Adadelta
     "sum": second,  # Adagrad
     "momentum_buffer": first,  # SGD, Muon; RMSprop's is one of updates
+    "nesterov_momentum_momentum": first,  # heavyball's Muon: beta s + g, not orthogonalised
+    "heavyball_momentum_momentum": first,
 }
 SQUARES = {key for key, carried in BUFFERS.items() if carried not in (first, update)}  # nowhere below 0
 NUMBERS = {"step", "mu_product"}  # what one number is kept of: how far the optimizer is on its schedules
+FLAT = "expected buffers by their names, a number for each of the parameter's (heavyball 1.7 keeps such ones)"
 COLD = f"{DIVERGED}, or start the optimizer cold"
 
 
@@ -78,6 +81,8 @@ def check_known(state: Mapping[str, Any], parameter: str) -> None:
     for key in state:
         if key not in BUFFERS and key not in NUMBERS:
             known = ", ".join([*BUFFERS, *sorted(NUMBERS)])
+            if not isinstance(key, str):
+                raise UserError(f"the optimizer's nested state of {parameter} cannot be collapsed: {FLAT}")
             raise UserError(
                 f"the optimizer's '{key}' of {parameter} cannot be collapsed: expected none but {known}"
             )

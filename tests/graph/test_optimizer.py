@@ -11,7 +11,22 @@ from pufferlib_kcore import UserError, graph
 
 pytestmark = pytest.mark.usefixtures("exact")
 
+
+class Orthogonalised(torch.optim.Optimizer):
+    """Keeps what heavyball's Muon does: beta s + g, before what it takes for a step is orthogonalised."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, {"lr": 0.0})
+
+    @torch.no_grad()
+    def step(self):
+        for p in self.param_groups[0]["params"]:
+            kept = self.state[p].setdefault("nesterov_momentum_momentum", torch.zeros_like(p))
+            kept.mul_(0.9).add_(p.grad)
+
+
 OPTIMIZERS = {
+    "heavyball's muon": Orthogonalised,
     "adam": lambda p: torch.optim.Adam(p, lr=0.0, eps=1e-30, amsgrad=True),
     "adamw": lambda p: torch.optim.AdamW(p, lr=0.0, eps=1e-30, foreach=True),
     "nadam": lambda p: torch.optim.NAdam(p, lr=0.0, eps=1e-30),
@@ -271,6 +286,15 @@ def test_state_of_unknown_kinds_is_refused(towers, key, value):
         graph.collapse_optimizer(optimizer, found, policy)
     with pytest.raises(UserError, match=f"'{key}' of its parameter 0 cannot be collapsed"):
         graph.collapse_optimizer(optimizer.state_dict(), found, policy)
+
+
+def test_nested_state_is_refused(towers):
+    policy, found, stepped = towers
+    optimizer = stepped(policy.parameters())
+    weight = policy.actor[0].weight
+    optimizer.state[weight] = {0: optimizer.state[weight]}  # as heavyball 2 keeps it
+    with pytest.raises(UserError, match="nested state of actor.0.weight cannot be collapsed"):
+        graph.collapse_optimizer(optimizer, found, policy)
 
 
 def test_what_lies_outside_of_the_parameters_state_is_refused(towers):

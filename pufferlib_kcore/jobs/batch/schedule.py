@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pufferlib_kcore.jobs.batch.local import Command, Outcome
+from pufferlib_kcore.jobs.batch.local import ROOT, Command, Outcome
 from pufferlib_kcore.jobs.batch.task import Task
 from pufferlib_kcore.jobs.batch.usage import forget, remember
 from pufferlib_kcore.jobs.progress import Watch, counted, unwatched
@@ -14,6 +14,9 @@ from pufferlib_kcore.store import names
 
 Remember = Callable[[Command, Outcome], None]
 Launch = Callable[[Sequence[Command], Remember], Iterator[tuple[Command, Outcome]]]  # each as it ends
+
+# of a clone, or of what is installed
+PROGRAM = [str(ROOT / "demo.py")] if (ROOT / "demo.py").exists() else ["-m", "pufferlib_kcore"]
 
 
 def work(
@@ -69,7 +72,7 @@ def trainings(left: Iterable[Task], logs: Path) -> dict[Command, Task]:
 
 def demo(argv: Sequence[str], name: str, logs: Path) -> Command:
     """The program with these arguments, which prints into <logs>/<name>.log."""
-    return Command(name, (sys.executable, "-m", "pufferlib_kcore", *argv), (logs / f"{name}.log").absolute())
+    return Command(name, (sys.executable, *PROGRAM, *argv), (logs / f"{name}.log").absolute())
 
 
 def told(done: Command, outcome: Outcome) -> str:
