@@ -18,6 +18,17 @@ from pufferlib_kcore import UserError, graph  # noqa: E402
 from pufferlib_kcore.integrations import puffer3  # noqa: E402
 
 
+MADE = []
+
+
+@pytest.fixture(autouse=True)
+def stopped():
+    """A PuffeRL has a thread that watches the machine, and that no process ends without."""
+    yield
+    while MADE:
+        MADE.pop().utilization.stop()
+
+
 def world(buf=None, seed=0, **kw):
     env = gymnasium.make("CartPole-v1")
     return pufferlib.emulation.GymnasiumPufferEnv(env, buf=buf, seed=seed)
@@ -33,7 +44,8 @@ def made(tmp_path, recurrent=True, optimizer="muon", policy=None, **changed):
         max_minibatch_size=256, total_timesteps=8192, env="cartpole", optimizer=optimizer,
         data_dir=str(tmp_path), **changed,
     )  # fmt: skip
-    return trainers.PuffeRL(config, vec, policy)
+    MADE.append(trainers.PuffeRL(config, vec, policy))
+    return MADE[-1]
 
 
 def network(env, width, recurrent=True):
