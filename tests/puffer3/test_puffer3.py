@@ -17,7 +17,6 @@ from pufferlib import pufferl as trainers  # noqa: E402
 from pufferlib_kcore import UserError, graph  # noqa: E402
 from pufferlib_kcore.integrations import puffer3  # noqa: E402
 
-
 MADE = []
 
 
