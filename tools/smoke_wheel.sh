@@ -4,14 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 clone=$PWD
-unset PYTHONPATH VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
-
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-python=$(command -v python3.11 || command -v python3)
-if [ -z "${PIP_FIND_LINKS:-$("$python" -m pip config get global.find-links 2>/dev/null || true)}" ]; then
-    export PIP_FIND_LINKS=https://download.pytorch.org/whl/cpu/torch/ # a CPU build is enough here
-fi
+source tools/plain_pip.sh
 
 "$python" -m venv "$scratch/venv"
 pip="$scratch/venv/bin/pip"

@@ -4,14 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 clone=$PWD
-unset PYTHONPATH VIRTUAL_ENV PYTHONDONTWRITEBYTECODE
-python=$(command -v python3.11 || command -v python3)
-if [ -z "${PIP_FIND_LINKS:-$("$python" -m pip config get global.find-links 2>/dev/null || true)}" ]; then
-    export PIP_FIND_LINKS=https://download.pytorch.org/whl/cpu/torch/
-fi
+source tools/plain_pip.sh
 
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
 if [ ! -e .venv-puffer3/.ready ]; then
     "$python" -m venv .venv-puffer3
     pip=$clone/.venv-puffer3/bin/pip

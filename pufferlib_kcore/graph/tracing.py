@@ -64,9 +64,8 @@ class Trace:
         self.same_width: list[list[Tensor]] = []  # populations that one module keeps at one width
         self.inputs: list[Tensor] = []  # the numbers of the elements of each tensor that the method was given
         self.initial_states: list[tuple[Tensor, Tensor]] = []  # elements of inputs, and units they start
-        self.met_inputs: list[
-            tuple[Tensor, Tensor, str]
-        ] = []  # elements of inputs, neurons they met, and where
+        # Elements of inputs, neurons that met them, and where
+        self.met_inputs: list[tuple[Tensor, Tensor, str]] = []
         self.takes_more = False  # whether the method takes something more, such as a state to go on from
         self.stored: set[int] = set()  # populations that buffers write
         self.ledger: list[Origin] = []  # sizes that the policy computes with
@@ -204,10 +203,8 @@ class Trace:
         for ours, others in ((a, b), (b, a)):
             fits = free(others)
             alone = (ours > 0) & (others <= 0) & (~fits | uneven(others, varies(ours)))
-            reason, given = (
-                f"{self.here()} joins it with what cannot be merged",
-                alone & (others <= FIRST_INPUT),
-            )
+            given = alone & (others <= FIRST_INPUT)
+            reason = f"{self.here()} joins it with what cannot be merged"
             self.protect(ours[alone & ~given], reason)
             if given.any():  # it may be recurrent state: see `returned_as`
                 self.met_inputs.append((others[given], ours[given], reason))

@@ -8,6 +8,7 @@ nowhere; it is the smaller network's own from then on, and no image of the large
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,19 @@ from pufferlib_kcore.errors import UserError
 from pufferlib_kcore.fibration.finite import finite
 from pufferlib_kcore.fibration.quotient import PICK, Axis, Segment, carry
 from pufferlib_kcore.graph.colorings import THRESHOLD
+from pufferlib_kcore.graph.copying import copy_of
 from pufferlib_kcore.graph.merging import Collapse
 from pufferlib_kcore.graph.optimizer import collapse_optimizer
 from pufferlib_kcore.graph.traced import Traced
 from pufferlib_kcore.graph.traced import trace as trace_policy
+from pufferlib_kcore.store import atomic
 
 SEGMENTS = 16  # that a policy is traced on
 
 
 def trace(pufferl: Any) -> Traced:
     """Its policy, traced on observations that it has recorded: (segments, time, ..) of a recurrent one."""
-    policy = pufferl.uncompiled_policy
-    seen = pufferl.observations[:SEGMENTS].to(next(policy.parameters()).device)
-    return _traced(policy, seen, pufferl.config["use_rnn"])
+    return _traced(pufferl.uncompiled_policy, _seen(pufferl), pufferl.config["use_rnn"])
 
 
 def collapse(pufferl: Any, threshold: float | Mapping[str, float] = THRESHOLD, **how: Any) -> Collapse:
@@ -50,7 +51,7 @@ def collapse(pufferl: Any, threshold: float | Mapping[str, float] = THRESHOLD, *
     smaller = found.policy
     state = collapse_optimizer(pufferl.optimizer, found, policy)["state"]
     memory = [_cut(policy, found, kept) for kept in _memory(pufferl)]
-    _check_steps(policy, found, pufferl.observations[:SEGMENTS, 0], memory)
+    _check_steps(policy, found, _seen(pufferl)[:, 0], recurrent=bool(memory))
     compiled: Any = smaller
     if pufferl.policy is not policy:
         config = pufferl.config
@@ -83,9 +84,9 @@ def collapse_checkpoint(
     full = _loaded(path, policy)
     traced = _traced(full, observations, hasattr(full, "lstm"))
     found = traced.merge(traced.color(threshold, **how))
-    part = Path(f"{to}.tmp")
-    torch.save(found.policy.state_dict(), part)
-    part.rename(to)
+    content = io.BytesIO()
+    torch.save(found.policy.state_dict(), content)
+    atomic.write(to, content.getbuffer())
     return found
 
 
@@ -108,6 +109,11 @@ def arguments(policy: nn.Module) -> list[str]:
         )
     words = {"policy.hidden-size": width, "rnn.input-size": width, "rnn.hidden-size": width}
     return [word for name, size in words.items() for word in (f"--{name}", str(size))]
+
+
+def _seen(pufferl: Any) -> Tensor:
+    """Some of what it recorded (segments, time, ..), where its policy is: cpu_offload keeps it elsewhere."""
+    return pufferl.observations[:SEGMENTS].to(next(pufferl.uncompiled_policy.parameters()).device)
 
 
 def _traced(policy: nn.Module, observations: Tensor, recurrent: bool) -> Traced:
@@ -133,15 +139,16 @@ def _cut(policy: nn.Module, found: Collapse, kept: Mapping[Any, Tensor]) -> dict
     return {name: cut(x) for name, x in kept.items()}
 
 
-def _check_steps(policy: nn.Module, found: Collapse, seen: Tensor, memory: list[dict[Any, Tensor]]) -> None:
+def _check_steps(policy: nn.Module, found: Collapse, seen: Tensor, recurrent: bool) -> None:
     """forward_eval shares forward's parameters: it must compute with them what the lift of these computes."""
     if not hasattr(policy, "forward_eval"):
         return
 
     def stepped(at: Any) -> list[Tensor]:
-        names = ("lstm_h", "lstm_c") if memory else ()
-        width = at.lstm.hidden_size if memory else 0
-        state = {name: seen.new_zeros((len(seen), width), dtype=torch.float32) for name in names}
+        state = {}
+        if recurrent:
+            zeros = seen.new_zeros((len(seen), at.lstm.hidden_size), dtype=torch.float32)
+            state = {"lstm_h": zeros, "lstm_c": zeros}
         logits, value = at.forward_eval(seen, state)
         told = logits if isinstance(logits, (tuple, list)) else [logits]
         return [*[getattr(x, "loc", x) for x in told], value]
@@ -177,8 +184,6 @@ def _swap(optimizer: Any, smaller: nn.Module, policy: nn.Module, state: Mapping[
 
 
 def _loaded(path: str | Path, policy: nn.Module) -> nn.Module:
-    from pufferlib_kcore.graph.copying import copy_of
-
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

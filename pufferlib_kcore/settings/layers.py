@@ -166,7 +166,7 @@ def config_folders(config: str | Path | None = None) -> list[Path]:
 
 def local_file(env: str, config: str | Path | None = None) -> Path:
     """Where to keep settings of `env` that are for this machine alone: the last layer of all."""
-    config_folders(config)
+    config_folders(config)  # refuses a --config that is no folder
     return Path(config or "config") / "local" / f"{env}.ini"
 
 

@@ -102,9 +102,7 @@ class KcoreCallback(BaseCallback):
     def _break(self, done: int) -> None:
         if self._breaker is None:
             policy = self.model.policy
-            owners = [
-                part for part in (policy, getattr(policy, "actor", None), getattr(policy, "critic", None))
-            ]
+            owners = (policy, getattr(policy, "actor", None), getattr(policy, "critic", None))
             held = [o for part in owners if (o := getattr(part, "optimizer", None)) is not None]
             how: dict[str, Any] = {"threshold": self.threshold, "probe": [self._inputs()], **self.breaking}
             traced, both = surgery.trace(self.model), _Both(held)

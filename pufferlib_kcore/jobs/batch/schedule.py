@@ -6,7 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pufferlib_kcore.jobs.batch.local import ROOT, Command, Outcome
+from pufferlib_kcore import program
+from pufferlib_kcore.jobs.batch.local import Command, Outcome
 from pufferlib_kcore.jobs.batch.task import Task
 from pufferlib_kcore.jobs.batch.usage import forget, remember
 from pufferlib_kcore.jobs.progress import Watch, counted, unwatched
@@ -15,8 +16,7 @@ from pufferlib_kcore.store import names
 Remember = Callable[[Command, Outcome], None]
 Launch = Callable[[Sequence[Command], Remember], Iterator[tuple[Command, Outcome]]]  # each as it ends
 
-# of a clone, or of what is installed
-PROGRAM = [str(ROOT / "demo.py")] if (ROOT / "demo.py").exists() else ["-m", "pufferlib_kcore"]
+PROGRAM = [str(program.DEMO)] if program.DEMO.exists() else ["-m", "pufferlib_kcore"]
 
 
 def work(
